@@ -1,0 +1,30 @@
+"""Real text on every machine, nothing downloaded: the environment is the corpus.
+
+    data = corpus.dataset("environment", max_bytes=3_000_000, vocab_size=1024, time=128)
+    stream = corpus.batches(data.train, batch_size=16, seed=0)
+
+The same call reads a folder or a file of one's own: `.txt`, `.jsonl` or `.parquet`.
+"""
+
+from matchbook.corpus.batches import batches
+from matchbook.corpus.dataset import Dataset, dataset, identity
+from matchbook.corpus.load import Corpus, load
+from matchbook.corpus.packing import Encoded, Rows, encode, pack, spread, take
+from matchbook.corpus.tokenizer import Tokenizer, train_tokenizer
+
+__all__ = [
+    "Corpus",
+    "Dataset",
+    "Encoded",
+    "Rows",
+    "Tokenizer",
+    "batches",
+    "dataset",
+    "encode",
+    "identity",
+    "load",
+    "pack",
+    "spread",
+    "take",
+    "train_tokenizer",
+]

@@ -1,0 +1,43 @@
+"""Distillation (Gemma 2, section 3): a student learns the teacher's next-token distribution.
+
+graph, weights = distill.new_model(distill.small_gemma(1024, 64, 2, window=64), seed=0)
+optimizer = distill.adamw(1e-2, num_steps=300)
+step = distill.distill_step(graph, optimizer, teacher)  # or pretrain_step(graph, optimizer)
+state, history = lab.fit(step, distill.train_state(weights, optimizer), stream, num_steps=300)
+"""
+
+from matchbook.distill.losses import (
+    forward_kl_loss,
+    next_token_loss,
+    next_token_targets,
+    soft_target_loss,
+)
+from matchbook.distill.models import frozen_teacher, new_model, small_gemma, static_part
+from matchbook.distill.soft_targets import Choices, rank_choices
+from matchbook.distill.training import (
+    TrainState,
+    adamw,
+    distill_step,
+    evaluate,
+    pretrain_step,
+    train_state,
+)
+
+__all__ = [
+    "Choices",
+    "TrainState",
+    "adamw",
+    "distill_step",
+    "evaluate",
+    "forward_kl_loss",
+    "frozen_teacher",
+    "new_model",
+    "next_token_loss",
+    "next_token_targets",
+    "pretrain_step",
+    "rank_choices",
+    "small_gemma",
+    "soft_target_loss",
+    "static_part",
+    "train_state",
+]
