@@ -341,13 +341,13 @@ numbers.filter(like="gradient.").to_frame("largest difference")
 # J-BOND never estimates a quantile. It draws *two* anchor samples and fines an answer $\log 16$ if
 # it is worse than both. The mean of that is $-\log 16\,(1-p_\le)^2$, and the 16 makes it meet
 # $\log p_\le$ at the median, where $-\log 16 / 4 = \log\frac12$. Left: Figure 8. The two curves
-# meet once more, further down, which the paper does not mention; below that point the fine is too
+# meet once more, further down, which the paper does not mention; below that point the penalty is too
 # mild. Right: what the policy then aims at. It is not quite Best-of-2, but near.
 
 # %%
 fig, (ax, aims) = lab.subplots(1, 2, height=3.4, width=9.6)
 ax.plot(*curve("figure8.log_p"), color=style.INK, label=r"$\log p$")
-ax.plot(*curve("figure8.expected"), color=style.PALETTE["blue"], label="mean fine")
+ax.plot(*curve("figure8.expected"), color=style.PALETTE["blue"], label="mean penalty")
 for meeting in numbers[["figure8.crossing", "figure8.lower_crossing"]]:
     ax.plot(meeting, np.log(meeting), "o", color=style.INK, mfc="white", zorder=3)
     ax.annotate(
@@ -359,12 +359,12 @@ looks = {
     "best_of_2": (green, "Best-of-2"),
     "fixed_point": (style.ROLES["jeffreys"], "J-BOND, β = .5"),
 }
-looks["target"] = (style.PALETTE["blue"], "the fine alone")
+looks["target"] = (style.PALETTE["blue"], "the penalty alone")
 for name, (color, label) in looks.items():
     aims.plot(*curve(f"jbond.{name}"), color=color, label=label)
 aims.set(xlabel="quantile of the anchor", ylabel="density")
 aims.legend(loc="upper left")
-alt = "Left: the mean fine follows log p and meets it at .5. Right: densities close to Best-of-2."
+alt = "Left: the mean penalty follows log p and meets it at .5. Right: densities close to Best-of-2."
 drawn = pd.DataFrame(dict(zip(("p", "mean_fine"), curve("figure8.expected"))))
 experiment.figure(fig, "figure_8", numbers=drawn.assign(log_p=np.log(drawn["p"])), alt=alt)
 

@@ -21,18 +21,19 @@ batch: int | None = None  # rows in a step
 time: int | None = None  # tokens in a row
 vocabulary: int | None = None  # pieces of the tokenizer
 megabytes: float | None = None  # of text, all splits together
-learning_rate: list[float] | None = None  # at its peak: a student's and the teacher's
+learning_rate: float | None = None  # of the students, at its peak
+teacher_learning_rate: float | None = None  # of the teacher, at its peak
 temperature: float = 1.0  # softens the chances of teacher and student
 sizes = {
     "smoke": {"seeds": 2, "steps": 6, "teacher_steps": 6, "student": [64, 2],
               "teacher": [64, 2], "batch": 4, "time": 32, "vocabulary": 400,
-              "megabytes": 0.4, "learning_rate": [0.01, 0.01]},
+              "megabytes": 0.4, "learning_rate": 0.01, "teacher_learning_rate": 0.01},
     "laptop": {"seeds": 5, "steps": 240, "teacher_steps": 600, "student": [64, 2],
                "teacher": [128, 2], "batch": 8, "time": 128, "vocabulary": 512,
-               "megabytes": 6.0, "learning_rate": [0.015, 0.006]},
+               "megabytes": 6.0, "learning_rate": 0.015, "teacher_learning_rate": 0.006},
     "gpu": {"seeds": 5, "steps": 1000, "teacher_steps": 2000, "student": [384, 8],
             "teacher": [768, 12], "batch": 32, "time": 512, "vocabulary": 8192,
-            "megabytes": 190.0, "learning_rate": [0.002, 0.001]},
+            "megabytes": 190.0, "learning_rate": 0.002, "teacher_learning_rate": 0.001},
 }  # fmt: skip
 
 # %%
@@ -48,13 +49,13 @@ from matchbook import corpus, distill, lab
 from matchbook.lab import style
 from matchbook.lab.claims import load_claims
 
-experiment = lab.Experiment("gemma2/02_first_distillation", version=1, profile=profile)
+experiment = lab.Experiment("gemma2/02_first_distillation", version=2, profile=profile)
 
 # %%
 knobs = lab.knobs(
     profile, sizes, seeds=seeds, steps=steps, teacher_steps=teacher_steps, student=student,
     teacher=teacher, batch=batch, time=time, vocabulary=vocabulary, megabytes=megabytes,
-    learning_rate=learning_rate,
+    learning_rate=learning_rate, teacher_learning_rate=teacher_learning_rate,
 )  # fmt: skip
 settings = {name: value for name, value in vars(knobs).items() if name != "seeds"}
 limit = round(1e6 * knobs.megabytes)
@@ -159,7 +160,7 @@ def train(who, num_steps, learning_rate, seed, make_step):
 
 # %%
 def make_teacher(digest, **_):
-    rate, make_step = s.learning_rate[1], distill.pretrain_step
+    rate, make_step = s.teacher_learning_rate, distill.pretrain_step
     weights, (_, losses) = train("teacher", s.teacher_steps, rate, 1000, make_step)
     teach = distill.frozen_teacher(distill.static_part(config_of("teacher")), weights)
     choices = distill.rank_choices(teach, jax.tree.map(jax.numpy.asarray, held_out_rows()), 8)
@@ -169,7 +170,7 @@ def make_teacher(digest, **_):
 # %%
 @functools.cache
 def teacher_of(digest):
-    needs = ("teacher", "teacher_steps", "batch", "time", "vocabulary", "learning_rate")
+    needs = ("teacher", "teacher_steps", "teacher_learning_rate", "batch", "time", "vocabulary")
     kept = lab.artifact("teacher", make_teacher, digest=digest, **{n: settings[n] for n in needs})
     graph = distill.static_part(config_of("teacher"))
     return kept, distill.frozen_teacher(graph, kept["weights"])
@@ -199,7 +200,7 @@ def from_teacher():
 # %%
 def measure(arm, seed, **_):
     make_step, numbers, curves = {"scratch": from_scratch, "distilled": from_teacher}[arm]()
-    weights, losses = train("student", s.steps, s.learning_rate[0], seed, make_step)
+    weights, losses = train("student", s.steps, s.learning_rate, seed, make_step)
     numbers |= {"loss": losses[1][-1], "student.weights": count(weights)}
     numbers["text.train_tokens"] = dataset().train.tokens.size
     numbers["text.bytes_per_token"] = dataset().bytes_per_token

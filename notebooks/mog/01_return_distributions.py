@@ -121,7 +121,7 @@ def measure(arm, seed, **settings):
 knobs = lab.knobs(profile, sizes, seeds=seeds, steps=steps, batch_size=batch_size)
 settings = {"steps": knobs.steps, "batch_size": knobs.batch_size}
 settings |= {"learning_rate": learning_rate, "target_period": target_period}
-experiment = lab.Experiment("mog/01_return_distributions", version=1, profile=profile)
+experiment = lab.Experiment("mog/01_return_distributions", version=2, profile=profile)
 runs = experiment.run(measure, arms=arms, seeds=knobs.seeds, **settings)
 
 # %%
