@@ -4,7 +4,7 @@ PROFILE ?= laptop
 PORT ?= 8888
 NOTEBOOKS := $(wildcard notebooks/*.ipynb notebooks/*/*.ipynb)
 RUN := PATH="$(CURDIR)/.venv/bin:$$PATH"
-REPLAY := MATCHBOOK_SESSION='{"replay": ["published"], "runs": "$(CURDIR)/runs/nbval", "batch": true}'
+REPLAY := MATCHBOOK_SESSION='{"replay": ["published"], "recorded": true, "runs": "$(CURDIR)/runs/nbval", "batch": true}'
 
 .PHONY: setup test lint types unit notebooks reproduce figures lab bench lock clean
 .DEFAULT_GOAL := help

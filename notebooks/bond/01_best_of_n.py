@@ -338,11 +338,11 @@ numbers.filter(like="gradient.").to_frame("largest difference")
 # %% [markdown]
 # ## J-BOND's shortcut (Figure 8)
 #
-# J-BOND never estimates a quantile. It draws *two* anchor samples and fines an answer $\log 16$ if
-# it is worse than both. The mean of that is $-\log 16\,(1-p_\le)^2$, and the 16 makes it meet
-# $\log p_\le$ at the median, where $-\log 16 / 4 = \log\frac12$. Left: Figure 8. The two curves
-# meet once more, further down, which the paper does not mention; below that point the penalty is too
-# mild. Right: what the policy then aims at. It is not quite Best-of-2, but near.
+# J-BOND never estimates a quantile. It draws *two* anchor samples, and an answer worse than both
+# pays a penalty of $\log 16$. The mean penalty is $-\log 16\,(1-p_\le)^2$, and the 16 makes it
+# meet $\log p_\le$ at the median, where $-\log 16 / 4 = \log\frac12$. Left: Figure 8. The two
+# curves meet once more, further down, which the paper does not mention; below that point the
+# penalty is too mild. Right: what the policy then aims at. It is not quite Best-of-2, but near.
 
 # %%
 fig, (ax, aims) = lab.subplots(1, 2, height=3.4, width=9.6)
@@ -364,8 +364,8 @@ for name, (color, label) in looks.items():
     aims.plot(*curve(f"jbond.{name}"), color=color, label=label)
 aims.set(xlabel="quantile of the anchor", ylabel="density")
 aims.legend(loc="upper left")
-alt = "Left: the mean penalty follows log p and meets it at .5. Right: densities close to Best-of-2."
-drawn = pd.DataFrame(dict(zip(("p", "mean_fine"), curve("figure8.expected"))))
+alt = "Left: the mean penalty follows log p, meets it at .5. Right: densities close to Best-of-2."
+drawn = pd.DataFrame(dict(zip(("p", "mean_penalty"), curve("figure8.expected"))))
 experiment.figure(fig, "figure_8", numbers=drawn.assign(log_p=np.log(drawn["p"])), alt=alt)
 
 # %%

@@ -33,8 +33,7 @@ sizes = {
                "megabytes": 6.0, "learning_rate": 0.015, "teacher_learning_rate": 0.006},
     "gpu": {"seeds": 5, "steps": 1000, "teacher_steps": 2000, "student": [384, 8],
             "teacher": [768, 12], "batch": 32, "time": 512, "vocabulary": 8192,
-            "megabytes": 190.0, "learning_rate": 0.002, "teacher_learning_rate": 0.001},
-}  # fmt: skip
+            "megabytes": 190, "learning_rate": 0.002, "teacher_learning_rate": 0.001}}  # fmt: skip
 
 # %%
 import functools

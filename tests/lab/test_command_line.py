@@ -187,4 +187,5 @@ def test_published_notebooks_are_redrawn_byte_for_byte_from_their_records_alone(
     assert sorted(lines[:2]) == ["toy/counting (laptop): redrawn", "toy/counting (smoke): failed"]
     assert lines[2] == "00_overview (laptop): redrawn"
     assert redrawn.returncode == 1
-    assert "toy/counting (smoke): not published: down-0-" in redrawn.stderr
+    assert "of toy/counting at smoke" in redrawn.stderr
+    assert "no record of " in redrawn.stderr

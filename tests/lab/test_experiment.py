@@ -34,6 +34,16 @@ def _experiment(**changes):
     return lab.Experiment("toy/counting", **settings)
 
 
+def test_where_nothing_may_be_computed_a_missing_record_is_named(set_session):
+    set_session()
+    _experiment().run(Measure(), arms=ARMS[:1], seeds=1)
+    set_session(recorded=True)
+    measure = Measure()
+    with pytest.raises(LookupError, match=r"distilled, seed 0 .* matchbook publish toy/counting"):
+        _experiment().run(measure, arms=ARMS, seeds=1)
+    assert measure.calls == []
+
+
 def test_runs_are_tables_and_curves_in_the_order_of_the_arms(set_session):
     set_session()
     runs = _experiment().run(Measure(), arms=ARMS, seeds=3, steps=20)

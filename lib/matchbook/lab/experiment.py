@@ -19,6 +19,10 @@ from matchbook.lab.runs import Measured, Runs
 from matchbook.lab.session import Session, session
 
 
+class MissingRecord(LookupError):
+    """A run has no record, and the session asked for nothing to be computed."""
+
+
 class RunFinished(Exception):
     """The single run that the session asked for stands in its record file `path`."""
 
@@ -65,6 +69,7 @@ class Experiment:
 
         Raises:
             ValueError: no arm, an arm twice, no seed, or a parameter that cannot be recorded.
+            MissingRecord: the session asked for recorded runs only, and one has no record.
             DamagedRecord: a published record is damaged (an own one is computed again).
             RunFinished: the session asked for one run alone, and it is recorded now.
         """
@@ -154,6 +159,12 @@ class Experiment:
             if now.only is not None and not (own / identity.file_name).exists():
                 write_record(found, own)
             return found
+        if now.recorded:
+            raise MissingRecord(
+                f"no record of {label} of {self.name} at {self.profile} ({identity.file_name}) among "
+                f"the {', '.join(now.replay) or 'no'} ones; to make and publish it: "
+                f"matchbook publish {self.name} --profile {self.profile}"
+            )
         from matchbook.lab.running import Running
 
         lock = now.runs / "locks" / f"{identity.key}.lock"

@@ -70,6 +70,7 @@ def run_notebook(
     figures: Path | None = None,
     replay: tuple[Source, ...] = SOURCES,
     fresh: bool = False,
+    recorded: bool = False,
     only: tuple[str, int] | None = None,
     timeout: int | None = None,
     echo: bool = True,
@@ -85,6 +86,7 @@ def run_notebook(
         figures: pictures go here; `<runs>/figures` where None.
         replay: where recorded runs are looked for.
         fresh: compute what is recorded, too.
+        recorded: compute nothing; a missing record is a failure that names it.
         only: a single (arm, seed): computes its record and nothing else.
         timeout: seconds for the whole notebook, and thus for each of its cells.
         echo: pass on what the notebook prints.
@@ -99,7 +101,7 @@ def run_notebook(
     kept = runs / "notebooks" / profile / f"{notebook.name}.ipynb"
     if only is not None:
         kept = kept.with_suffix("") / f"{only[0]}-{only[1]}.ipynb"
-    environment = _environment(root, runs, figures, replay, fresh, only)
+    environment = _environment(root, runs, figures, replay, fresh, recorded, only)
     limit = TIME_LIMITS[profile] if timeout is None else timeout
     # The committed pair runs with its own defaults, so it holds no injected cell.
     parameters = {"profile": profile, **given} if given or profile != "laptop" else {}
@@ -183,6 +185,7 @@ def _environment(
     figures: Path | None,
     replay: tuple[Source, ...],
     fresh: bool,
+    recorded: bool,
     only: tuple[str, int] | None,
 ) -> dict[str, str]:
     session = {
@@ -192,6 +195,7 @@ def _environment(
         "replay": list(replay),
         "only": {"arm": only[0], "seed": only[1]} if only else None,
         "fresh": fresh,
+        "recorded": recorded,
         "batch": True,
     }
     return {

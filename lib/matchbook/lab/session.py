@@ -16,7 +16,7 @@ from typing import Any, Literal
 VARIABLE = "MATCHBOOK_SESSION"
 Source = Literal["own", "published"]
 SOURCES: tuple[Source, ...] = ("own", "published")
-_FIELDS = ("root", "runs", "figures", "replay", "only", "fresh", "batch")
+_FIELDS = ("root", "runs", "figures", "replay", "only", "fresh", "recorded", "batch")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +30,7 @@ class Session:
         replay: where recorded runs are looked for, in this order.
         only: the single (arm, seed) to compute, or None for all.
         fresh: compute even what is recorded.
+        recorded: refuse to compute: a run without a record is an error.
         batch: no reader is watching: no widgets, progress as plain lines.
     """
 
@@ -39,6 +40,7 @@ class Session:
     replay: tuple[Source, ...] = SOURCES
     only: tuple[str, int] | None = None
     fresh: bool = False
+    recorded: bool = False
     batch: bool = False
 
     def records(self, source: Source, experiment: str) -> Path:
@@ -72,6 +74,7 @@ def session() -> Session:
         replay=_replay(given.get("replay", list(SOURCES))),
         only=_only(given.get("only")),
         fresh=_flag(given, "fresh"),
+        recorded=_flag(given, "recorded"),
         batch=_flag(given, "batch"),
     )
 
