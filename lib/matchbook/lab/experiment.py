@@ -161,8 +161,8 @@ class Experiment:
             return found
         if now.recorded:
             raise MissingRecord(
-                f"no record of {label} of {self.name} at {self.profile} ({identity.file_name}) among "
-                f"the {', '.join(now.replay) or 'no'} ones; to make and publish it: "
+                f"no record of {label} of {self.name} at {self.profile} ({identity.file_name}) "
+                f"among the {', '.join(now.replay) or 'no'} ones; to make and publish it: "
                 f"matchbook publish {self.name} --profile {self.profile}"
             )
         from matchbook.lab.running import Running
