@@ -12,7 +12,7 @@ from matchbook.lab import figures
 from matchbook.lab.gallery import find_pictures, write_gallery
 from matchbook.lab.numbers import write_numbers
 from matchbook.lab.readme import readme_table, timings_table, update_readme
-from matchbook.lab.records import Record
+from matchbook.lab.records import Record, write_record
 
 CLAIM = """
 [[claim]]
@@ -70,8 +70,9 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 seed=0,
                 params={},
                 numbers={"n": 1.0},
-                passport={**passport, "cpu_count": 2, "commit": "0123456789"},
+                passport={**passport, "profile": "laptop", "cpu_count": 2, "commit": "0123456789"},
             )
+            write_record(record, tmp_path / "figures" / "records" / notebook)
             write_numbers(folder, {"n": 1}, records=[record])
             for name, width in (("tall", 4.0), ("wide", 9.0)):
                 fig, ax = figures.subplots(width=width)

@@ -85,6 +85,7 @@ def test_the_kernel_is_this_interpreter_in_the_notebooks_folder(root, tmp_path, 
         "replay": ["published"],
         "only": None,
         "fresh": True,
+        "recorded": False,
         "batch": True,
     }
     assert noise == ""

@@ -1,6 +1,6 @@
 """What there is to run: notebooks x arms x seeds as jobs, and what each notebook once took.
 
-Unusual: minutes and devices are read from the passports of published numbers, so that nobody has
+Unusual: minutes and devices are read from the passports of published records, so that nobody has
 to keep them up to date.
 """
 
@@ -13,6 +13,7 @@ from typing import Any
 from matchbook.lab.notebook import Notebook, all_notebooks
 from matchbook.lab.parameters import UsageError, Value
 from matchbook.lab.profiles import PROFILES
+from matchbook.lab.provenance import fold
 
 
 @dataclass(frozen=True, order=True)
@@ -26,7 +27,7 @@ class Job:
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
-    """What the runs behind a notebook's published numbers took, together, and on what."""
+    """What a notebook's published runs took, together, and on what."""
 
     minutes: float
     device: str
@@ -78,10 +79,12 @@ def made_at(record: Path) -> str | None:
 
 def cost(notebook: Notebook, profile: str, root: Path) -> Cost | None:
     """What a notebook's published runs took, from their passports; None where there are none."""
-    path = root / "figures" / profile / notebook.name / "numbers.json"
-    if not path.exists():
-        return None
-    made_by = json.loads(path.read_text(encoding="utf-8"))["made_by"]
+    folder = root / "figures" / "records" / notebook.name
+    passports = [
+        json.loads(path.read_text(encoding="utf-8"))["passport"]
+        for path in sorted(folder.glob("*.json"))
+    ]
+    made_by = fold([passport for passport in passports if passport.get("profile") == profile])
     if "wall_seconds" not in made_by:
         return None
     return Cost(minutes=made_by["wall_seconds"] / 60, device=_device(made_by))

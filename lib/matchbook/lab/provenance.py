@@ -11,7 +11,7 @@ from typing import Any
 
 from matchbook.lab.records import Record, digest, write_text
 
-__all__ = ["provenance", "write_passport"]
+__all__ = ["fold", "provenance", "write_passport"]
 
 _SUMMED = ("wall_seconds", "compile_seconds", "resumed")
 _HIGHEST = ("peak_host_bytes", "peak_device_bytes")
@@ -22,18 +22,26 @@ def provenance(records: Sequence[Record]) -> dict[str, Any]:
 
     Returns:
         `records`: their file names without ending, sorted; `digest`: of their results; `made_by`:
-        every field of their passports. Seconds are summed, of memory the highest is kept, and of
-        anything else the one value that all share, or a list of the different ones.
+        their passports, see `fold`.
     """
     named = {record.file_name.removesuffix(".json"): record for record in records}
     passports = [named[name].passport for name in sorted(named)]
-    fields = dict.fromkeys(field for passport in passports for field in passport)
     return {
         "records": sorted(named),
         "digest": digest([named[name].results() for name in sorted(named)]),
-        "made_by": {
-            field: _fold(field, [passport.get(field) for passport in passports]) for field in fields
-        },
+        "made_by": fold(passports),
+    }
+
+
+def fold(passports: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """One passport for several: every field that any has.
+
+    Seconds are summed, of memory the highest is kept, and of anything else the one value that all
+    share, or a list of the different ones.
+    """
+    fields = dict.fromkeys(field for passport in passports for field in passport)
+    return {
+        field: _fold(field, [passport.get(field) for passport in passports]) for field in fields
     }
 
 
