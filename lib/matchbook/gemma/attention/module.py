@@ -10,7 +10,10 @@ from matchbook.gemma.layers import Rotation, apply_rope, fan_in_normal, project
 
 
 class Attention(nnx.Module):
-    """Projections, rotary embedding and `attention`; no biases, no norms on queries or keys."""
+    """Projections, rotary embedding and `attention`; no biases, no norms on queries or keys.
+
+    `implementation` names one of `choice.IMPLEMENTATIONS`; None leaves the choice to `attention`.
+    """
 
     def __init__(
         self,
@@ -20,6 +23,7 @@ class Attention(nnx.Module):
         dtype: DTypeLike,
         param_dtype: DTypeLike,
         stack: tuple[int, ...] = (),
+        implementation: str | None = None,
     ):
         def weights(*shape: int, fan_in: int) -> nnx.Param:
             return nnx.Param(fan_in_normal(rngs.params(), (*stack, *shape), fan_in, param_dtype))
@@ -27,6 +31,7 @@ class Attention(nnx.Module):
         embed, head_dim = config.embed_dim, config.head_dim
         self.config = config
         self.dtype = dtype
+        self.implementation = implementation
         self.query = weights(embed, config.num_heads, head_dim, fan_in=embed)
         self.key = weights(embed, config.num_kv_heads, head_dim, fan_in=embed)
         self.value = weights(embed, config.num_kv_heads, head_dim, fan_in=embed)
@@ -55,6 +60,7 @@ class Attention(nnx.Module):
             window=window,
             softcap=self.config.attention_softcap,
             scale=self.config.query_scale,
+            implementation=self.implementation,
         )
         flat = mixed.reshape(*x.shape[:2], -1)
         return project(flat, self.output[...].reshape(flat.shape[-1], -1), self.dtype)
