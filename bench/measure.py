@@ -1,13 +1,10 @@
-"""Timing that can be believed: warm, blocked until ready, medians, limits of the same machine."""
+"""One line of the table that `make bench` prints, and the clocks that fill it."""
 
-import statistics
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
 
-import jax
-import jax.numpy as jnp
+from matchbook.lab.timing import matmul_flops_per_second, read_bytes_per_second, seconds
+
+__all__ = ["Row", "matmul_flops_per_second", "read_bytes_per_second", "seconds"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,22 +30,3 @@ class Row:
     @property
     def verdict(self) -> str:
         return "met" if self.bar is not None and self.ratio >= self.bar else "not met"
-
-
-def seconds(function: Callable[[], object], *, repeats: int = 5) -> float:
-    """Median wall seconds of `function`, after one call that compiles and warms."""
-    jax.block_until_ready(function())
-    taken = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        jax.block_until_ready(function())
-        taken.append(time.perf_counter() - start)
-    return statistics.median(taken)
-
-
-@cache
-def matmul_flops_per_second(size: int = 2048) -> float:
-    """The rate of one square float32 product on this device: the limit of dense work."""
-    x = jnp.ones((size, size), jnp.float32)
-    product = jax.jit(jnp.matmul)
-    return 2 * size**3 / seconds(lambda: product(x, x))

@@ -79,6 +79,7 @@ def make_passport(
             "x64": jax.config.jax_enable_x64,
             "threefry_partitionable": jax.config.jax_threefry_partitionable,
         },
+        "attention": _attention(),
         **meter.seconds(),
         "resumed": meter.resumed,
         **_peak_memory(device),
@@ -149,6 +150,12 @@ def _git(root: Path, *arguments: str) -> str | None:
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip() if done.returncode == 0 else None
+
+
+def _attention() -> str | None:
+    """How Gemma 2's attention is computed on this platform; None where a run does not use it."""
+    used = sys.modules.get("matchbook.gemma.attention")
+    return used.describe() if used else None
 
 
 def _peak_memory(device: Any) -> dict[str, int | None]:

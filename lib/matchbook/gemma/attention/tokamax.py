@@ -83,6 +83,6 @@ def _package() -> ModuleType:
         return importlib.import_module("tokamax")
     except ImportError as error:
         raise ImportError(
-            "attention 'tokamax' needs the package tokamax: install the extra 'cuda13', "
+            "attention 'tokamax' needs the package tokamax: install the extra 'tokamax', "
             "or take 'blockwise'"
         ) from error
