@@ -60,17 +60,18 @@ def small_gemma(vocab_size: int, embed_dim: int, num_layers: int, window: int) -
     )
 
 
-def new_model(config: Gemma2Config, seed: int) -> tuple[nnx.GraphDef, Weights]:
+def new_model(config: Gemma2Config, seed: int, **options: Any) -> tuple[nnx.GraphDef, Weights]:
     """A model's static part, and its initial weights as nested dicts of float32 arrays.
 
-    ``nnx.merge(graph, weights)`` is the model again.
+    ``nnx.merge(graph, weights)`` is the model again. `options` are `Transformer`'s: `dtype` of the
+    activations (bfloat16 with float32 weights is mixed precision), `remat`, `attention`.
     """
-    return static_part(config), _initial_weights(config, jax.random.key(seed))
+    return static_part(config, **options), _initial_weights(config, jax.random.key(seed))
 
 
-def static_part(config: Gemma2Config) -> nnx.GraphDef:
+def static_part(config: Gemma2Config, **options: Any) -> nnx.GraphDef:
     """What a model is apart from its weights; nothing is computed."""
-    return nnx.graphdef(nnx.eval_shape(lambda: Transformer(config, rngs=nnx.Rngs(0))))
+    return nnx.graphdef(nnx.eval_shape(lambda: Transformer(config, rngs=nnx.Rngs(0), **options)))
 
 
 @functools.partial(jax.jit, static_argnums=0)
