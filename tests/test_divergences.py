@@ -7,12 +7,21 @@ import pytest
 from scipy.special import log_softmax, rel_entr
 
 from matchbook import divergences
-from matchbook.divergences import backward_kl, cross_entropy, forward_kl, jeffreys, sum_and_count
+from matchbook.divergences import (
+    backward_kl,
+    by_name,
+    cross_entropy,
+    forward_kl,
+    jeffreys,
+    jensen_shannon,
+    sum_and_count,
+)
 
 EACH = {
     "forward": forward_kl,
     "backward": backward_kl,
     "jeffreys": lambda t, m, where=None: jeffreys(t, m, where, beta=0.3),
+    "jensen_shannon": lambda t, m, where=None: jensen_shannon(t, m, where, beta=0.3),
     "cross_entropy": cross_entropy,
 }
 
@@ -24,6 +33,10 @@ def reference(name, target, model, where=None):
     if name == "cross_entropy":
         with np.errstate(divide="ignore", invalid="ignore"):
             terms = np.where(target > 0, -target * np.log(model), 0.0)
+        return np.sum(terms, -1, where=where)
+    if name == "jensen_shannon":
+        mixture = 0.3 * target + 0.7 * model
+        terms = 0.3 * rel_entr(target, mixture) + 0.7 * rel_entr(model, mixture)
         return np.sum(terms, -1, where=where)
     forward = np.sum(rel_entr(target, model), -1, where=where)
     backward = np.sum(rel_entr(model, target), -1, where=where)
@@ -115,7 +128,7 @@ def test_infinite_only_where_the_other_has_no_mass():
     assert jeffreys(full, half, beta=0.5) == jnp.inf
 
 
-@pytest.mark.parametrize("name", ["forward", "backward", "jeffreys"])
+@pytest.mark.parametrize("name", ["forward", "backward", "jeffreys", "jensen_shannon"])
 def test_zero_when_equal_and_positive_otherwise(name):
     target, model = (
         single(random_log_probs(7, (500, 20), 0.2)),
@@ -135,6 +148,46 @@ def test_jeffreys_weighs_as_in_the_paper(beta):
     backward = 0.9 * np.log(0.9 / 0.5) + 0.1 * np.log(0.1 / 0.5)
     got = jeffreys(single(target), single(model), beta=beta)
     assert got == pytest.approx((1 - beta) * forward + beta * backward, rel=1e-6)
+
+
+@pytest.mark.parametrize("zeros", [0.0, 0.4])
+def test_jensen_shannon_tends_to_the_two_kls(zeros):
+    # The relative error is of order beta * chi^2: small where the ratios are moderate.
+    target, model = random_log_probs(19, (50, 10)) / 4, random_log_probs(20, (50, 10)) / 4
+    dead = np.random.default_rng(21).random((50, 10)) < zeros
+    dead[:, 0] = False
+    target, model = (single(log_softmax(np.where(dead, -np.inf, x), -1)) for x in (target, model))
+    small = 1e-3
+    scaled = jensen_shannon(target, model, beta=small) / small
+    np.testing.assert_allclose(scaled, forward_kl(target, model), rtol=2e-2, atol=1e-4)
+    scaled = jensen_shannon(target, model, beta=1 - small) / small
+    np.testing.assert_allclose(scaled, backward_kl(target, model), rtol=2e-2, atol=1e-4)
+
+
+def test_jensen_shannon_is_bounded_where_the_kls_are_not():
+    apart = jnp.array([0.0, -jnp.inf]), jnp.array([-jnp.inf, 0.0])
+    assert jensen_shannon(*apart, beta=0.5) == pytest.approx(np.log(2))
+    # Ratios beyond exp(88) overflow in float32; by hand -(0.5 * log 0.5) twice.
+    far = jnp.array([0.0, -200.0]), jnp.array([-200.0, 0.0])
+    assert jensen_shannon(*far, beta=0.5) == pytest.approx(np.log(2))
+    value, gradient = jax.value_and_grad(lambda m: jensen_shannon(far[0], m, beta=0.25))(far[1])
+    assert value == pytest.approx(-0.25 * np.log(0.25) - 0.75 * np.log(0.75))
+    assert bool(jnp.isfinite(gradient).all())
+
+
+def test_by_name_binds_beta_and_is_the_same_function_again():
+    target, model = single(random_log_probs(22, (4, 9))), single(random_log_probs(23, (4, 9)))
+    for name, function in (("forward_kl", forward_kl), ("backward_kl", backward_kl)):
+        assert by_name(name) is function
+    assert by_name("cross_entropy") is cross_entropy
+    for name, function in (("jeffreys", jeffreys), ("jensen_shannon", jensen_shannon)):
+        np.testing.assert_array_equal(
+            by_name(name, 0.2)(target, model), function(target, model, beta=0.2)
+        )
+        assert by_name(name, 0.2) is by_name(name, 0.2)
+    for name, beta in (("forward_kl", 0.5), ("jeffreys", None), ("kl", None)):
+        with pytest.raises(ValueError, match="divergence: expected forward_kl"):
+            by_name(name, beta)
 
 
 def test_cross_entropy_is_forward_kl_plus_entropy():
@@ -205,5 +258,8 @@ def test_refusals():
     for beta in (-0.1, 1.1, float("nan")):
         with pytest.raises(ValueError, match="0 <= beta <= 1"):
             jeffreys(target, target, beta=beta)
+    for beta in (0, 1, -0.1, 1.1, float("nan")):
+        with pytest.raises(ValueError, match="0 < beta < 1"):
+            jensen_shannon(target, target, beta=beta)
     with pytest.raises(ValueError, match=r"one shape \[..., outcomes\]"):
         divergences._mean_over_target(jnp.zeros((2, 3)), jnp.zeros((3,)), None, lambda t, m: t)

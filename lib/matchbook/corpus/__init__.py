@@ -10,6 +10,7 @@ from matchbook.corpus.batches import batches
 from matchbook.corpus.dataset import Dataset, dataset, identity
 from matchbook.corpus.load import Corpus, load
 from matchbook.corpus.packing import Encoded, Rows, encode, pack, spread, take
+from matchbook.corpus.token_store import TokenStoreError, TokenStoreWriter, read_token_store
 from matchbook.corpus.tokenizer import Tokenizer, train_tokenizer
 
 __all__ = [
@@ -17,6 +18,8 @@ __all__ = [
     "Dataset",
     "Encoded",
     "Rows",
+    "TokenStoreError",
+    "TokenStoreWriter",
     "Tokenizer",
     "batches",
     "dataset",
@@ -24,6 +27,7 @@ __all__ = [
     "identity",
     "load",
     "pack",
+    "read_token_store",
     "spread",
     "take",
     "train_tokenizer",

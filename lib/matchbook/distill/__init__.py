@@ -6,12 +6,16 @@ step = distill.distill_step(graph, optimizer, teacher)  # or pretrain_step(graph
 state, history = lab.fit(step, distill.train_state(weights, optimizer), stream, num_steps=300)
 """
 
+from matchbook.distill import merging, teacher_cache
+from matchbook.distill.chunked import chunked_distillation_loss, chunked_next_token_loss
+from matchbook.distill.loss_memory import loss_memory
 from matchbook.distill.losses import (
     forward_kl_loss,
     next_token_loss,
     next_token_targets,
     soft_target_loss,
 )
+from matchbook.distill.memorization import Extraction, edit_distance, extraction
 from matchbook.distill.models import frozen_teacher, new_model, small_gemma, static_part
 from matchbook.distill.soft_targets import Choices, rank_choices
 from matchbook.distill.training import (
@@ -25,12 +29,19 @@ from matchbook.distill.training import (
 
 __all__ = [
     "Choices",
+    "Extraction",
     "TrainState",
     "adamw",
+    "chunked_distillation_loss",
+    "chunked_next_token_loss",
     "distill_step",
+    "edit_distance",
     "evaluate",
+    "extraction",
     "forward_kl_loss",
     "frozen_teacher",
+    "loss_memory",
+    "merging",
     "new_model",
     "next_token_loss",
     "next_token_targets",
@@ -39,5 +50,6 @@ __all__ = [
     "small_gemma",
     "soft_target_loss",
     "static_part",
+    "teacher_cache",
     "train_state",
 ]

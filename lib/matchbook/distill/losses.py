@@ -1,7 +1,8 @@
 """The two losses of Gemma 2's section 3: next token, and the teacher's whole distribution.
 
 All return a float32 (sum, count) over the positions that have a target, in nats; divide once, at
-the end, so that padding, packing and accumulation cannot bias a mean. Logits are soft-capped.
+the end, so that padding, packing and accumulation cannot bias a mean. Logits are soft-capped and
+whole here; `chunked` has the same losses from hidden states, for vocabularies where they are large.
 """
 
 import jax
@@ -36,7 +37,7 @@ def next_token_loss(logits: Logits, targets: Int[Array, "batch time"], where: Wh
 
 
 def soft_target_loss(
-    logits: Logits, teacher_logits: Logits, where: Where, temperature: float = 1.0
+    logits: Logits, teacher_logits: Logits, where: Where, temperature: int | float = 1.0
 ) -> SumAndCount:
     """``-sum_x P_T(x) log P_S(x)``: the paper's distillation loss, cross-entropy to soft targets.
 
@@ -57,14 +58,16 @@ def soft_target_loss(
 
 
 def forward_kl_loss(
-    logits: Logits, teacher_logits: Logits, where: Where, temperature: float = 1.0
+    logits: Logits, teacher_logits: Logits, where: Where, temperature: int | float = 1.0
 ) -> SumAndCount:
     """``KL(P_T || P_S)``: `soft_target_loss` less the teacher's entropy, so 0 at best."""
     target, model = _log_probs(logits, teacher_logits, temperature)
     return divergences.sum_and_count(divergences.forward_kl(target, model), where)
 
 
-def _log_probs(logits: Logits, teacher_logits: Logits, temperature: float) -> tuple[Logits, Logits]:
+def _log_probs(
+    logits: Logits, teacher_logits: Logits, temperature: int | float
+) -> tuple[Logits, Logits]:
     """Log-probabilities of teacher and student."""
     if not temperature > 0:
         raise ValueError(f"temperature: expected a positive number, got {temperature}")
