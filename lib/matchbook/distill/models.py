@@ -6,13 +6,16 @@ four times as wide as the stream, local and global layers in turns.
 
 import functools
 from collections.abc import Callable
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
+from matchbook.distill.chunks import project_to_vocab
 from matchbook.gemma import Gemma2Config, Transformer
+from matchbook.gemma.layers import soft_cap
 
 Weights = dict[str, Any]  # nested, float32 arrays at the leaves
 
@@ -29,7 +32,16 @@ class Batch(Protocol):
     def segments(self) -> Int[Array, "batch time"]: ...
 
 
-Teacher = Callable[[Any], Float[Array, "batch time vocab"]]  # from a batch to logits
+class Head(NamedTuple):
+    """What a model's logits are made of: ``soft_cap(hidden @ table.T)``, which is never whole."""
+
+    hidden: Float[Array, "batch time embed"]
+    table: Float[Array, "vocab embed"]
+    softcap: int | float | None
+
+
+Teacher = Callable[[Any], Head | Array]
+"""From a batch to a `Head`, or to logits [batch, time, vocab] where these are small."""
 
 
 def small_gemma(vocab_size: int, embed_dim: int, num_layers: int, window: int) -> Gemma2Config:
@@ -79,10 +91,34 @@ def _initial_weights(config: Gemma2Config, key: PRNGKeyArray) -> Weights:
     return nnx.to_pure_dict(nnx.state(Transformer(config, rngs=nnx.Rngs(key))))
 
 
+def head(graph: nnx.GraphDef, weights: Weights, batch: Batch) -> Head:
+    """A model's head on a batch."""
+    model = nnx.merge(graph, weights)
+    hidden = model.hidden(batch.tokens, batch.positions, batch.segments)
+    return Head(hidden, model.embedder.table[...], model.config.final_softcap)
+
+
 def frozen_teacher(graph: nnx.GraphDef, weights: Weights) -> Teacher:
-    """A trained model as a teacher."""
+    """A trained model as a teacher: a pytree of its weights that is called with a batch."""
+    return jax.tree_util.Partial(_head_of(graph), weights)
 
-    def logits(batch: Batch) -> Float[Array, "batch time vocab"]:
-        return nnx.merge(graph, weights)(batch.tokens, batch.positions, batch.segments)
 
-    return logits
+@functools.lru_cache
+def _head_of(graph: nnx.GraphDef) -> Callable[[Weights, Batch], Head]:
+    """The same function object for the same model: what compares equal compiles once."""
+    return functools.partial(head, graph)
+
+
+def as_head(taught: Head | Array) -> Head:
+    """What a teacher returned, as a head: logits are their own hidden states, by the identity."""
+    if isinstance(taught, Head):
+        return taught
+    return Head(taught, jnp.eye(taught.shape[-1], dtype=taught.dtype), None)
+
+
+def logits_of(taught: Head | Array) -> Float[Array, "batch time vocab"]:
+    """Whole float32 logits of what a teacher returned: for looking, on small vocabularies."""
+    hidden, table, softcap = as_head(taught)
+    rows = hidden.reshape(-1, hidden.shape[-1])
+    logits = soft_cap(project_to_vocab(rows, table.astype(hidden.dtype)), softcap)
+    return logits.reshape(*hidden.shape[:-1], table.shape[0])

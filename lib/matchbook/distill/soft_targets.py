@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from matchbook.distill.losses import next_token_targets
-from matchbook.distill.models import Batch, Teacher
+from matchbook.distill.models import Batch, Teacher, logits_of
 
 
 class Choices(NamedTuple):
@@ -32,7 +32,7 @@ def rank_choices(teacher: Teacher, batch: Batch, num_ranks: int) -> Choices:
 
     @jax.jit
     def sums(batch: Batch) -> tuple[Array, Array, Array]:
-        probabilities = jax.nn.softmax(teacher(batch).astype(jnp.float32))
+        probabilities = jax.nn.softmax(logits_of(teacher(batch)))
         targets, where = next_token_targets(batch.tokens, batch.segments)
         best, tokens = jax.lax.top_k(probabilities, num_ranks)
         hits = (tokens == targets[..., None]) & where[..., None]

@@ -1,8 +1,9 @@
 """Training steps: from scratch, and distilled, over the same batches (Gemma 2, Table 6).
 
 Each maker returns a pure `step(state, batch) -> state, metrics` for `lab.fit`. Unusual: the state
-is nested dicts of arrays and holds the student alone; a teacher is any function from a batch to
-logits; makers called again with equal arguments return equal steps, so nothing compiles twice.
+is nested dicts of arrays and holds the student alone; the teacher's arrays travel with the step,
+as arguments of the compiled program and no constants in it; makers called again with equal
+arguments return equal steps, so nothing compiles twice; losses never hold whole logits.
 """
 
 import functools
@@ -16,8 +17,14 @@ from flax import nnx
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
+from matchbook import divergences
 from matchbook.distill import losses
-from matchbook.distill.models import Batch, Teacher, Weights
+from matchbook.distill.chunked import (
+    Divergence,
+    chunked_distillation_loss,
+    chunked_next_token_loss,
+)
+from matchbook.distill.models import Batch, Head, Teacher, Weights, as_head, head
 
 Metrics = dict[str, Array]
 
@@ -87,13 +94,27 @@ def distill_step(
     optimizer: optax.GradientTransformation,
     teacher: Teacher,
     *,
-    temperature: float = 1.0,
+    divergence: str = "cross_entropy",
+    beta: int | float | None = None,
+    temperature: int | float = 1.0,
+    hard_weight: int | float = 0.0,
 ) -> Step:
     """Training on the teacher's distribution, at the positions where `pretrain_step` has targets.
 
-    What the teacher closes over is no part of the state: neither donated nor checkpointed.
+    Args:
+      graph: the student, from `new_model`.
+      optimizer: such as `adamw`.
+      teacher: from `frozen_teacher`, or any function from a batch to logits. Its arrays are no part
+        of the state: neither donated nor checkpointed.
+      divergence: a name that `divergences.by_name` knows; the paper's by default.
+      beta: where the divergence has one.
+      temperature: see `chunked_distillation_loss`.
+      hard_weight: share of the next-token loss.
     """
-    return functools.partial(_step, graph, optimizer, _SoftTargets(teacher, temperature))
+    loss = _SoftTargets(divergences.by_name(divergence, beta), temperature, hard_weight)
+    bound = teacher if isinstance(teacher, jax.tree_util.Partial) else _partial(teacher)
+    hashable: Any = optimizer
+    return jax.tree_util.Partial(_distiller(graph, hashable, loss), bound)
 
 
 def evaluate(
@@ -121,31 +142,64 @@ def evaluate(
 @functools.partial(jax.jit, static_argnums=0)
 def _mean_loss(graph: nnx.GraphDef, weights: Weights, batches: tuple[Array, ...]) -> Array:
     def one(batch: tuple[Array, ...]) -> losses.SumAndCount:
-        tokens, positions, segments = batch
-        logits = nnx.merge(graph, weights)(tokens, positions, segments)
-        return losses.next_token_loss(logits, *losses.next_token_targets(tokens, segments))
+        rows = _Rows(*batch)
+        return _next_token_loss(head(graph, weights, rows), rows, None)
 
     total, count = jax.lax.map(one, batches)
     return total.sum() / count.sum()
 
 
-Loss = Callable[[Array, Any], losses.SumAndCount]  # of the student's logits and the batch
+class _Rows(NamedTuple):
+    tokens: Array
+    positions: Array
+    segments: Array
 
 
-def _next_token_loss(logits: Array, batch: Batch) -> losses.SumAndCount:
+Loss = Callable[[Head, Any, Any], losses.SumAndCount]  # of the student, the batch and the teacher
+
+
+def _next_token_loss(student: Head, batch: Batch, teacher: None) -> losses.SumAndCount:
     targets, where = losses.next_token_targets(batch.tokens, batch.segments)
-    return losses.next_token_loss(logits, targets, where)
+    hidden, table, softcap = student
+    return chunked_next_token_loss(hidden, table, targets, where, softcap=softcap)
 
 
 class _SoftTargets(NamedTuple):
-    """The loss of `distill_step`; equal to another one of the same teacher and temperature."""
+    """The loss of `distill_step`; equal to another one of the same settings."""
 
-    teacher: Teacher
-    temperature: float
+    divergence: Divergence
+    temperature: int | float
+    hard_weight: int | float
 
-    def __call__(self, logits: Array, batch: Batch) -> losses.SumAndCount:
-        _, where = losses.next_token_targets(batch.tokens, batch.segments)
-        return losses.soft_target_loss(logits, self.teacher(batch), where, self.temperature)
+    def __call__(self, student: Head, batch: Batch, teacher: Teacher) -> losses.SumAndCount:
+        targets, where = losses.next_token_targets(batch.tokens, batch.segments)
+        taught = as_head(teacher(batch))
+        return chunked_distillation_loss(
+            student.hidden,
+            student.table,
+            taught.hidden,
+            taught.table,
+            where,
+            self.divergence,
+            softcap=student.softcap,
+            teacher_softcap=taught.softcap,
+            temperature=self.temperature,
+            targets=targets if self.hard_weight else None,
+            hard_weight=self.hard_weight,
+        )
+
+
+@functools.lru_cache
+def _distiller(graph: nnx.GraphDef, optimizer: optax.GradientTransformation, loss: Loss) -> Any:
+    def step(teacher: Teacher, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        return _step(graph, optimizer, loss, state, batch, teacher)
+
+    return step
+
+
+@functools.lru_cache
+def _partial(teacher: Teacher) -> jax.tree_util.Partial:
+    return jax.tree_util.Partial(teacher)
 
 
 def _step(
@@ -154,10 +208,10 @@ def _step(
     loss: Loss,
     state: TrainState,
     batch: Batch,
+    teacher: Teacher | None = None,
 ) -> tuple[TrainState, Metrics]:
     def mean_loss(weights: Weights) -> Float[Array, ""]:
-        logits = nnx.merge(graph, weights)(batch.tokens, batch.positions, batch.segments)
-        total, count = loss(logits, batch)
+        total, count = loss(head(graph, weights, batch), batch, teacher)
         return total / jnp.maximum(count, 1)
 
     value, gradients = jax.value_and_grad(mean_loss)(state.weights)

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.tree_util import Partial
 
 from matchbook.lab.batches import Batches
 from matchbook.lab.checkpoints import Checkpoints
@@ -46,7 +47,8 @@ def fit(
     Args:
         step: `step(state, batch) -> state, metrics`: pure, with metrics a dict of scalars. Given
             the same function again, or a `functools.partial` of it with equal arguments, it is
-            not compiled again.
+            not compiled again. Arrays that it needs besides the state, such as a teacher's, are
+            best bound by `jax.tree_util.Partial`: they reach the program as arguments.
         state: any pytree of arrays, typed PRNG keys too. It is copied: the caller's arrays stay
             valid while the loop donates its own.
         batches: an iterator, whose batches are stacked on the host, `log_every` at a time, and
@@ -91,13 +93,15 @@ def fit(
         history.evaluated(0, evaluate(state))
     stops = [every for every in (log_every, eval_every, checkpoint_every) if every is not None]
     length = 1 if source.of_state else min(stops)
-    run, waiting = _chunk(_comparable(step)), None
+    bound = step if isinstance(step, Partial) else Partial(_comparable(step))
+    arrays, structure = jax.tree.flatten(bound)
+    run, waiting = _chunk(structure), None
     label = f"{running.label}: {name}" if running else name
     with Progress(label, num_steps, start=done, batch=session().batch) as progress:
         while done < num_steps:
             count = min(length, num_steps - done, *(every - done % every for every in stops))
             drawn = source.draw(done, count, length, state)
-            state, metrics = run(state, drawn, np.int32(count), length)
+            state, metrics = run(state, arrays, drawn, np.int32(count), length)
             done += count
             # The device works on this chunk while the host looks at the one before and draws the
             # next; whoever needs the state itself has to wait for all metrics first.
@@ -125,18 +129,24 @@ def _log(history: History, waiting: tuple[int, int, Any], progress: Progress) ->
 
 
 @functools.lru_cache(maxsize=8)
-def _chunk(step: Step) -> Callable[..., tuple[Any, dict[str, jax.Array]]]:
-    """The compiled chunk: `count` of the `length` stacked batches, metrics [length] each."""
-    step = jax.jit(step)  # traced once for the check and the loop together
+def _chunk(structure: Any) -> Callable[..., tuple[Any, dict[str, jax.Array]]]:
+    """The compiled chunk: `count` of the `length` stacked batches, metrics [length] each.
 
-    @functools.partial(jax.jit, static_argnums=3, donate_argnums=0)
-    def chunk(state: Any, batches: Any, count: jax.Array, length: int) -> Any:
+    `structure` is that of a step, a `Partial`, whose arrays are given at each call.
+    """
+
+    @jax.jit  # traced once for the check and the loop together
+    def step(arrays: list[jax.Array], state: Any, batch: Any) -> Any:
+        return jax.tree.unflatten(structure, arrays)(state, batch)
+
+    @functools.partial(jax.jit, static_argnums=4, donate_argnums=0)
+    def chunk(state: Any, arrays: Any, batches: Any, count: jax.Array, length: int) -> Any:
         shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), batches)
-        metrics = _check_step(state, jax.eval_shape(step, state, shapes))
+        metrics = _check_step(state, jax.eval_shape(step, arrays, state, shapes))
 
         def body(i: jax.Array, carry: Any) -> Any:
             state, logged = carry
-            state, metrics = step(state, jax.tree.map(lambda x: x[i], batches))
+            state, metrics = step(arrays, state, jax.tree.map(lambda x: x[i], batches))
             logged = {k: logged[k].at[i].set(metrics[k]) for k in logged}
             return jax.tree.map(_strong, state), logged
 
