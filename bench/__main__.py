@@ -2,14 +2,14 @@
 
 import jax
 
-from bench import attention, fit, gemma
+from bench import attention, compiling, decode, fit, gemma
 
 
 def main() -> None:
     """Print where this runs, then each line as soon as it is measured."""
     devices = jax.devices()
     print(f"{len(devices)} x {devices[0].device_kind}, jax {jax.__version__}")
-    for module in (gemma, attention, fit):
+    for module in (gemma, attention, decode, compiling, fit):
         for row in module.rows():
             print(row, flush=True)
 
