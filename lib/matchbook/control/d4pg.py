@@ -1,0 +1,132 @@
+"""D4PG (Barth-Maron et al. 2018) with any critic: a deterministic policy climbs the critic's mean.
+
+The mixture's mean `sum_k w_k mu_k` is differentiable, so the paper's critic serves here as it is.
+Defaults are those of D4PG in Acme; scalar it is DDPG with n-step returns.
+"""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from matchbook.control import networks
+from matchbook.control.learning import Metrics, Networks, State, clipped_adam, copy_every, descend
+from matchbook.control.transitions import Transition
+from matchbook.critics import Critic, Target
+from matchbook.critics.interface import Key
+
+
+@dataclass(frozen=True, kw_only=True)
+class D4PG:
+    """Settings of the learner.
+
+    Arguments:
+        observation_size: numbers in an observation.
+        action_size: numbers in an action.
+        critic: the return distributions that are learned.
+        policy_sizes: widths of the policy's layers.
+        critic_sizes: widths of the critic's layers.
+        exploration: standard deviation of the noise added to actions, which are in [-1, 1].
+        learning_rate: Adam's, for policy and critic.
+        max_gradient_norm: of policy and critic, each.
+        max_action_gradient: largest length of the value's gradient in an action.
+        target_period: updates between hard copies of both networks into their targets.
+    """
+
+    observation_size: int
+    action_size: int
+    critic: Critic
+    policy_sizes: tuple[int, ...] = (300, 200)
+    critic_sizes: tuple[int, ...] = (400, 300)
+    exploration: int | float = 0.3
+    learning_rate: int | float = 1e-4
+    max_gradient_norm: int | float = 40.0
+    max_action_gradient: int | float = 1.0
+    target_period: int = 100
+
+    def init(self, seed: int) -> State:
+        """Fresh networks, with equal copies as targets."""
+        return self._init(jax.random.key(seed, impl="rbg"))
+
+    @partial(jax.jit, static_argnums=0)
+    def _init(self, key: Key) -> State:
+        policy_key, critic_key, key = jax.random.split(key, 3)
+        sizes = self.observation_size, self.action_size
+        online = Networks(
+            networks.init_deterministic_policy(policy_key, *sizes, self.policy_sizes),
+            networks.init_critic_network(self.critic, critic_key, *sizes, self.critic_sizes),
+        )
+        adam = self._optimizer
+        optimizer = Networks(adam.init(online.policy), adam.init(online.critic))
+        return State(online, online, (), optimizer, (), key, jnp.zeros((), jnp.int32))
+
+    def step(self, state: State, batch: Transition) -> tuple[State, Metrics]:
+        """One update of policy and critic: the policy at the next states, as Acme does, the critic
+        at the first ones.
+
+        Arguments:
+            state: as `init` gives it.
+            batch: leaves `[batch, ...]`.
+        """
+        loss_key = jax.random.fold_in(state.key, state.step)
+        behind = networks.deterministic(state.target.policy, batch.next_observations)
+        following = networks.returns(
+            self.critic, state.target.critic, batch.next_observations, behind[None]
+        )
+        target = Target(batch.rewards, batch.discounts, following)
+        goes_on = (batch.discounts > 0).astype(jnp.float32)
+
+        def critic_loss(critic: Any) -> Array:
+            now = networks.returns(self.critic, critic, batch.observations, batch.actions)
+            return jnp.mean(self.critic.loss(now, target, loss_key))
+
+        def act(policy: Any) -> Array:
+            return networks.deterministic(policy, batch.next_observations)
+
+        def value(actions: Array) -> Array:
+            laws = networks.returns(
+                self.critic, state.online.critic, batch.next_observations, actions
+            )
+            return jnp.sum(self.critic.mean(laws) * goes_on)
+
+        loss, critic_gradient = jax.value_and_grad(critic_loss)(state.online.critic)
+        actions, pull_back = jax.vjp(act, state.online.policy)
+        total, uphill = jax.value_and_grad(value)(actions)
+        length = jnp.linalg.norm(uphill, axis=-1, keepdims=True)
+        clipped = uphill * jnp.minimum(1.0, self.max_action_gradient / jnp.maximum(length, 1e-12))
+        (policy_gradient,) = pull_back(-clipped / len(batch.rewards))
+        adam = self._optimizer
+        policy, policy_optimizer = descend(
+            adam, policy_gradient, state.optimizer.policy, state.online.policy
+        )
+        critic, critic_optimizer = descend(
+            adam, critic_gradient, state.optimizer.critic, state.online.critic
+        )
+        step, online = state.step + 1, Networks(policy, critic)
+        new = state._replace(
+            online=online,
+            target=copy_every(self.target_period, step, online, state.target),
+            optimizer=Networks(policy_optimizer, critic_optimizer),
+            step=step,
+        )
+        return new, {
+            "critic_loss": loss,
+            "value": total / len(batch.rewards),
+            "action_gradient": jnp.mean(length),
+        }
+
+    def act(
+        self,
+        policy: Any,
+        observations: Float[Array, "batch observation"],
+        noise: Float[Array, "batch dims"],
+    ) -> Float[Array, "batch dims"]:
+        """The policy's action, with exploration noise of a fixed size."""
+        return networks.deterministic(policy, observations) + self.exploration * noise
+
+    @property
+    def _optimizer(self) -> Any:
+        return clipped_adam(self.learning_rate, self.max_gradient_norm)

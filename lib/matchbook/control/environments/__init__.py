@@ -1,0 +1,20 @@
+"""Environments to act in: dm-control's suite, EnvPool's where installed, and a user's own."""
+
+from matchbook.control.environments.adapters import from_dm_env, from_gymnasium
+from matchbook.control.environments.interface import Environments, NonFiniteStep, Steps
+from matchbook.control.environments.linear_quadratic import LinearQuadraticEnvironments
+from matchbook.control.environments.suite import control_suite, load
+from matchbook.control.environments.together import Instance, Together
+
+__all__ = [
+    "Environments",
+    "Instance",
+    "LinearQuadraticEnvironments",
+    "NonFiniteStep",
+    "Steps",
+    "Together",
+    "control_suite",
+    "from_dm_env",
+    "from_gymnasium",
+    "load",
+]
