@@ -7,13 +7,13 @@ import jax.numpy as jnp
 from flax import nnx
 
 from bench.measure import Row, matmul_flops_per_second, seconds
+from matchbook import distill
 from matchbook.corpus import Rows
-from matchbook.distill import training
 from matchbook.gemma import Gemma2Config, accounting
 
 BATCH, TIME = 4, 512
 # transformers 5.23, eager, float32, 2 threads, the same model: tokens per second, measured before
-# on such a machine. The middle of 430 to 470 for training.
+# on such a machine. The middle of 430 to 470 for distill.
 PEER = {"prefill": 1380.0, "training step": 450.0}
 BAR = {"prefill": 2.6, "training step": 2.0}
 CONFIG = Gemma2Config(
@@ -43,7 +43,7 @@ def limit(*, backward: bool) -> float:
 
 def prefill() -> float:
     """Tokens per second of one forward pass to logits."""
-    graph, weights = training.new_model(CONFIG, seed=0)
+    graph, weights = distill.new_model(CONFIG, seed=0)
     forward = jax.jit(lambda weights, rows: nnx.merge(graph, weights)(*rows))
     rows = batch()
     return BATCH * TIME / seconds(lambda: forward(weights, rows))
@@ -51,10 +51,10 @@ def prefill() -> float:
 
 def train() -> float:
     """Tokens per second of one AdamW step, clipping included."""
-    graph, weights = training.new_model(CONFIG, seed=0)
-    optimizer = training.adamw(1e-4, 100)
-    step = jax.jit(training.pretrain_step(graph, optimizer))
-    state, rows = training.train_state(weights, optimizer), batch()
+    graph, weights = distill.new_model(CONFIG, seed=0)
+    optimizer = distill.adamw(1e-4, 100)
+    step = jax.jit(distill.pretrain_step(graph, optimizer))
+    state, rows = distill.train_state(weights, optimizer), batch()
     return BATCH * TIME / seconds(lambda: step(state, rows), repeats=3)
 
 
