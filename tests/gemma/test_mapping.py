@@ -1,4 +1,4 @@
-"""Names and layouts of Hugging Face checkpoints, apart from the golden files that use them."""
+"""Names and layouts of checkpoints, apart from the files that use them."""
 
 import jax
 import numpy as np
@@ -7,6 +7,7 @@ from flax import nnx
 
 from matchbook.gemma import Gemma2Config, Transformer
 from matchbook.gemma.mapping import (
+    flax_tensors,
     from_hugging_face,
     hugging_face_tensors,
     to_hugging_face,
@@ -88,3 +89,22 @@ def test_wrong_tensors_are_named(tensors):
         from_hugging_face(CONFIG, tensors | {"model.layers.4.x": np.zeros(1)})
     with pytest.raises(ValueError, match=rf"{name}: expected shape \(10, 6\), found \(6, 10\)"):
         from_hugging_face(CONFIG, tensors | {name: tensors[name].T})
+
+
+@pytest.mark.parametrize("transposed_gate", [False, True])
+def test_google_s_leaves_are_every_weight_once(transposed_gate):
+    """Each part of each leaf has its own place, goes there and comes back as a view."""
+    ours = {(*place.path, place.pair) for place in hugging_face_tensors(CONFIG)}
+    places = flax_tensors(CONFIG, transposed_gate=transposed_gate)
+    assert len(places) == len(ours)
+    assert {(*place.path, place.pair) for place in places} == ours
+    parts = {}
+    for place in places:
+        theirs = np.random.default_rng(0).standard_normal(place.shape)
+        array = np.ascontiguousarray(place.to_ours(theirs))
+        assert array.shape == place.our_shape
+        back = place.to_theirs(array)
+        assert np.shares_memory(back, array)
+        np.testing.assert_array_equal(back, theirs if place.part is None else theirs[place.part])
+        parts.setdefault(place.name, []).append(place.part)
+    assert set(map(tuple, parts.values())) == {(None,), (0, 1)}

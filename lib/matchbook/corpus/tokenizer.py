@@ -1,105 +1,24 @@
-"""SentencePiece as Gemma uses it (section 2 of the Gemma 2 report), loaded or trained in a second.
+"""A small tokenizer as Gemma's (section 2 of the Gemma 2 report), trained in a second.
 
-Byte-pair pieces, digits one by one, whitespace kept as it is, bytes for what has no piece. Control
-tokens have Gemma's ids. Unusual: training is deterministic, so a tokenizer is named by its digest.
+Byte-pair pieces, digits one by one, whitespace kept as it is, bytes for what has no piece; pad,
+eos, bos and unk have Gemma's ids. Unusual: training is deterministic, so a tokenizer is named by
+its digest. The class is the one that reads Gemma's own file.
 """
 
-import hashlib
 import io
 import string
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from pathlib import Path
-from typing import SupportsInt
 
 import sentencepiece
 
-PAD, EOS, BOS, UNK = "<pad>", "<eos>", "<bos>", "<unk>"  # ids 0, 1, 2, 3
-TURNS = ["<start_of_turn>", "<end_of_turn>"]
+from matchbook.gemma.tokenizer import BOS, EOS, PAD, TURNS, UNK, Tokenizer
+
+__all__ = ["Tokenizer", "train_tokenizer"]
 
 # Pieces are learned from this much text; more changes them little and costs time.
 LEARN_FROM = 2_000_000  # characters
 SMALLEST = 384  # 256 bytes, 7 fixed pieces, printable ASCII, and some to learn
-
-
-class Tokenizer:
-    """Text to ids and back, from a serialized SentencePiece model.
-
-    ``decode(encode(text)) == text`` for every text without the characters U+2581, which
-    SentencePiece takes for a space, and U+0000, where it stops.
-    """
-
-    def __init__(self, model: bytes):
-        self.model = model
-        self._pieces = sentencepiece.SentencePieceProcessor(model_proto=model)
-
-    @classmethod
-    def load(cls, path: str | Path) -> "Tokenizer":
-        """From a `tokenizer.model` file, Gemma's own or one that `save` wrote.
-
-        Raises:
-          ValueError: the file holds something else.
-        """
-        model = Path(path).read_bytes()
-        try:
-            if not model:  # SentencePiece would take it for a vocabulary of nothing
-                raise RuntimeError("it is empty")
-            return cls(model)
-        except RuntimeError as error:
-            raise ValueError(f"{path}: expected a SentencePiece model; {error}") from error
-
-    def save(self, path: str | Path) -> None:
-        Path(path).write_bytes(self.model)
-
-    def encode(self, text: str) -> list[int]:
-        """Ids of the text alone, without bos and eos. Control tokens spelled out stay text."""
-        return self._pieces.encode(text)
-
-    def encode_all(self, texts: Sequence[str]) -> list[list[int]]:
-        return self._pieces.encode(list(texts), num_threads=1) if texts else []
-
-    def decode(self, ids: Iterable[SupportsInt]) -> str:
-        """The text of the ids; control tokens leave no trace in it."""
-        return self._pieces.decode([int(token) for token in ids])
-
-    def pieces(self, ids: Iterable[SupportsInt]) -> list[str]:
-        """Each id's own piece, `▁` for a space: for looking at."""
-        return [self._pieces.id_to_piece(int(token)) for token in ids]
-
-    def id_of(self, piece: str) -> int:
-        """The id of a piece such as `<start_of_turn>`.
-
-        Raises:
-          ValueError: this vocabulary has no such piece.
-        """
-        found = self._pieces.piece_to_id(piece)
-        if found == self.unk and piece != UNK:
-            raise ValueError(f"no piece {piece!r} among the {self.vocab_size:,} of this tokenizer")
-        return found
-
-    @property
-    def vocab_size(self) -> int:
-        return self._pieces.vocab_size()
-
-    @property
-    def pad(self) -> int:
-        return self._pieces.pad_id()
-
-    @property
-    def eos(self) -> int:
-        return self._pieces.eos_id()
-
-    @property
-    def bos(self) -> int:
-        return self._pieces.bos_id()
-
-    @property
-    def unk(self) -> int:
-        return self._pieces.unk_id()
-
-    @property
-    def digest(self) -> str:
-        return hashlib.sha256(self.model).hexdigest()
 
 
 def train_tokenizer(texts: Sequence[str], vocab_size: int) -> Tokenizer:

@@ -1,14 +1,14 @@
 """The two checkpoint layouts of Gemma 2 as tables of names and shapes (reference sheet, section 8).
 
 Unusual: nothing is loaded here. A layout lists every tensor that a file of it holds, so that the
-lists can be counted, added up against Table 2, and later be held against what a file contains.
+lists can be counted and added up against Table 2; `checkpoints` holds them against real files.
 """
 
 from matchbook.gemma.config import Gemma2Config
-from matchbook.gemma.mapping import hugging_face_tensors
+from matchbook.gemma.mapping import Shape, flax_tensors, hugging_face_tensors
 
-HUGGING_FACE_ROWS = 256_000  # one for each token; Google's table is padded to 2001 * 128
-Shape = tuple[int, ...]
+HUGGING_FACE_ROWS = 256_000  # one for each token
+PADDED_ROWS = 256_128  # Google's own table: 2001 * 128
 
 
 def hugging_face_shapes(config: Gemma2Config) -> dict[str, Shape]:
@@ -20,31 +20,6 @@ def hugging_face_shapes(config: Gemma2Config) -> dict[str, Shape]:
 
 
 def flax_shapes(config: Gemma2Config, *, transposed_gate: bool) -> dict[str, Shape]:
-    """Leaf name -> shape in Google's Flax checkpoint.
-
-    Keys and values share a leaf, gate and up projection too, so a layer has nine.
-
-    Args:
-      config: sizes; real files have 256,128 rows in the table.
-      transposed_gate: whether the gating leaf is stored [2, mlp, embed], as in the files of 9B and
-        27B, or [2, embed, mlp], as in that of the 2B.
-    """
-    heads, kv_heads, head_dim = config.num_heads, config.num_kv_heads, config.head_dim
-    embed, mlp = config.embed_dim, config.mlp_dim
-    layer = {
-        "attn/q_einsum/w": (heads, embed, head_dim),
-        "attn/kv_einsum/w": (2, kv_heads, embed, head_dim),
-        "attn/attn_vec_einsum/w": (heads, head_dim, embed),
-        "mlp/gating_einsum/w": (2, mlp, embed) if transposed_gate else (2, embed, mlp),
-        "mlp/linear/w": (mlp, embed),
-        "pre_attention_norm/scale": (embed,),
-        "post_attention_norm/scale": (embed,),
-        "pre_ffw_norm/scale": (embed,),
-        "post_ffw_norm/scale": (embed,),
-    }
-    shapes: dict[str, Shape] = {"transformer/embedder/input_embedding": (config.vocab_size, embed)}
-    for index in range(config.num_layers):
-        for name, shape in layer.items():
-            shapes[f"transformer/layer_{index}/{name}"] = shape
-    shapes["transformer/final_norm/scale"] = (embed,)
-    return shapes
+    """Leaf name -> shape in Google's Flax checkpoint; `transposed_gate` as in `flax_tensors`."""
+    places = flax_tensors(config, transposed_gate=transposed_gate)
+    return {place.name: place.shape for place in places}

@@ -1,10 +1,12 @@
-"""Names and layouts: the tensors of a Hugging Face Gemma 2 checkpoint and where they live in ours.
+"""Names and layouts: the tensors of a Gemma 2 checkpoint and where each lives in our weights.
 
-Unusual: it is one table, and each row converts both ways by transposing and reshaping alone. No
-dimension inside a head is permuted (both use the split-half rotary layout) and nothing is scaled.
+Unusual: a layout is one table, Hugging Face's or Google's Flax (reference sheet, section 8), and
+each row converts both ways by transposing and reshaping alone: as views, without a copy. No
+dimension inside a head is permuted (all use the split-half rotary layout) and nothing is scaled.
 """
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,26 +14,36 @@ import numpy as np
 
 from matchbook.gemma.config import Gemma2Config
 
+Path = tuple[str, ...]
+Shape = tuple[int, ...]
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TensorPlace:
-    """One tensor of a Hugging Face checkpoint and its place in the weights of a `Transformer`.
+    """One tensor of a checkpoint, or one part of it, and its place in our weights.
 
     Attributes:
       name: theirs, such as `model.layers.3.mlp.up_proj.weight`.
-      shape: theirs; matrices are [outputs, inputs].
+      shape: theirs, of the whole tensor.
       path: ours, in `nnx.to_pure_dict(nnx.state(model))`.
       our_shape: ours, of one layer; matrices are [inputs, outputs], heads split off.
-      pair: index along the stacked axis, or None for what is not stacked.
-      transposed: whether ours is theirs transposed.
+      pair: index along our stacked axis, or None for what is not stacked.
+      part: index along their leading axis, where they keep two of ours in one tensor, or None.
+      axes: the order in which their dimensions, without that of `part`, are ours.
     """
 
     name: str
-    shape: tuple[int, ...]
-    path: tuple[str, ...]
-    our_shape: tuple[int, ...]
+    shape: Shape
+    path: Path
+    our_shape: Shape
     pair: int | None = None
-    transposed: bool = False
+    part: int | None = None
+    axes: tuple[int, ...]
+
+    @property
+    def part_shape(self) -> Shape:
+        """Theirs, of the part alone."""
+        return self.shape if self.part is None else self.shape[1:]
 
     def to_ours(self, theirs: np.ndarray) -> np.ndarray:
         """Their tensor in our layout.
@@ -41,49 +53,93 @@ class TensorPlace:
         """
         if theirs.shape != self.shape:
             raise ValueError(f"{self.name}: expected shape {self.shape}, found {theirs.shape}")
-        return (theirs.T if self.transposed else theirs).reshape(self.our_shape)
+        part = theirs if self.part is None else theirs[self.part]
+        return part.transpose(self.axes).reshape(self.our_shape)
 
     def to_theirs(self, ours: np.ndarray) -> np.ndarray:
-        """Our array, of one layer, in their layout."""
-        return ours.reshape(self.shape[::-1]).T if self.transposed else ours
+        """Our array, of one layer, in their layout (of the part alone): a view of it."""
+        permuted = ours.reshape([self.part_shape[axis] for axis in self.axes])
+        return permuted.transpose(np.argsort(self.axes))
 
 
 def hugging_face_tensors(config: Gemma2Config) -> tuple[TensorPlace, ...]:
-    """Every tensor of a checkpoint of this size: 11 per layer, the table and the final norm."""
-    places = [
-        TensorPlace(
-            name="model.embed_tokens.weight",
-            shape=(config.vocab_size, config.embed_dim),
-            path=("embedder", "table"),
-            our_shape=(config.vocab_size, config.embed_dim),
-        )
-    ]
+    """Every tensor of a Hugging Face file: 11 per layer, the table and the final norm.
+
+    Matrices are [outputs, inputs], heads flattened into outputs or inputs.
+    """
+    norm = (config.embed_dim,)
+    places = [_table(config, "model.embed_tokens.weight")]
     for layer, kind in enumerate(config.layer_types):
-        for name, path, our_shape, inputs in _layer_tensors(config):
-            outputs = int(np.prod(our_shape)) // inputs
-            is_norm = len(our_shape) == 1
+        for name, path, our_shape, inputs in _hugging_face_layer(config):
+            matrix = (math.prod(our_shape) // inputs, inputs)
             places.append(
                 TensorPlace(
                     name=f"model.layers.{layer}.{name}.weight",
-                    shape=our_shape if is_norm else (outputs, inputs),
+                    shape=our_shape if len(our_shape) == 1 else matrix,
                     path=("pairs", f"{kind}_layer", *path),
                     our_shape=our_shape,
                     pair=layer // 2,
-                    transposed=not is_norm,
+                    axes=(0,) if len(our_shape) == 1 else (1, 0),
                 )
             )
-    norm = (config.embed_dim,)
     places.append(
         TensorPlace(
-            name="model.norm.weight", shape=norm, path=("final_norm", "scale"), our_shape=norm
+            name="model.norm.weight",
+            shape=norm,
+            path=("final_norm", "scale"),
+            our_shape=norm,
+            axes=(0,),
         )
     )
     return tuple(places)
 
 
-def _layer_tensors(
-    config: Gemma2Config,
-) -> list[tuple[str, tuple[str, ...], tuple[int, ...], int]]:
+def flax_tensors(config: Gemma2Config, *, transposed_gate: bool) -> tuple[TensorPlace, ...]:
+    """Every leaf of Google's Flax checkpoint: 9 per layer, the table and the final norm.
+
+    Keys and values share a leaf, gate and up projection too: such a leaf has two rows here.
+
+    Args:
+      config: sizes; real files have 256,128 rows in the table.
+      transposed_gate: whether the gating leaf is stored [2, mlp, embed], as in the files of 9B and
+        27B, or [2, embed, mlp], as in that of the 2B.
+    """
+    norm = (config.embed_dim,)
+    places = [_table(config, "transformer/embedder/input_embedding")]
+    for layer, kind in enumerate(config.layer_types):
+        for name, shape, path, part, axes in _flax_layer(config, transposed_gate):
+            part_shape = shape if part is None else shape[1:]
+            places.append(
+                TensorPlace(
+                    name=f"transformer/layer_{layer}/{name}",
+                    shape=shape,
+                    path=("pairs", f"{kind}_layer", *path),
+                    our_shape=tuple(part_shape[axis] for axis in axes),
+                    pair=layer // 2,
+                    part=part,
+                    axes=axes,
+                )
+            )
+    places.append(
+        TensorPlace(
+            name="transformer/final_norm/scale",
+            shape=norm,
+            path=("final_norm", "scale"),
+            our_shape=norm,
+            axes=(0,),
+        )
+    )
+    return tuple(places)
+
+
+def _table(config: Gemma2Config, name: str) -> TensorPlace:
+    shape = (config.vocab_size, config.embed_dim)
+    return TensorPlace(
+        name=name, shape=shape, path=("embedder", "table"), our_shape=shape, axes=(0, 1)
+    )
+
+
+def _hugging_face_layer(config: Gemma2Config) -> list[tuple[str, Path, Shape, int]]:
     """Their name, our path, our shape and the number of inputs, for one layer."""
     embed, mlp, head = config.embed_dim, config.mlp_dim, config.head_dim
     heads, kv_heads = config.num_heads, config.num_kv_heads
@@ -106,8 +162,39 @@ def _layer_tensors(
     return matrices + [(theirs, (ours, "scale"), (embed,), embed) for theirs, ours in norms.items()]
 
 
+def _flax_layer(
+    config: Gemma2Config, transposed_gate: bool
+) -> list[tuple[str, Shape, Path, int | None, tuple[int, ...]]]:
+    """Their name, their shape, our path, part and order of axes, for one layer."""
+    embed, mlp, head = config.embed_dim, config.mlp_dim, config.head_dim
+    heads, kv_heads = config.num_heads, config.num_kv_heads
+    kv = (2, kv_heads, embed, head)
+    gating = (2, mlp, embed) if transposed_gate else (2, embed, mlp)
+    gate_axes = (1, 0) if transposed_gate else (0, 1)
+    matrices = [
+        ("attn/q_einsum/w", (heads, embed, head), ("attention", "query"), None, (1, 0, 2)),
+        ("attn/kv_einsum/w", kv, ("attention", "key"), 0, (1, 0, 2)),
+        ("attn/kv_einsum/w", kv, ("attention", "value"), 1, (1, 0, 2)),
+        ("attn/attn_vec_einsum/w", (heads, head, embed), ("attention", "output"), None, (0, 1, 2)),
+        ("mlp/gating_einsum/w", gating, ("mlp", "gate"), 0, gate_axes),
+        ("mlp/gating_einsum/w", gating, ("mlp", "up"), 1, gate_axes),
+        ("mlp/linear/w", (mlp, embed), ("mlp", "down"), None, (0, 1)),
+    ]
+    norms = {
+        "pre_attention_norm": "pre_attention_norm",
+        "post_attention_norm": "post_attention_norm",
+        "pre_ffw_norm": "pre_mlp_norm",
+        "post_ffw_norm": "post_mlp_norm",
+    }
+    return matrices + [
+        (f"{theirs}/scale", (embed,), (ours, "scale"), None, (0,)) for theirs, ours in norms.items()
+    ]
+
+
 def from_hugging_face(config: Gemma2Config, tensors: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """Our weights, as the nested dictionary that `nnx.replace_by_pure_dict` takes.
+
+    For tensors that are in memory already; `load_checkpoint` reads files piece by piece.
 
     Raises:
       ValueError: a tensor that is missing, unknown, or of another shape than the config implies.

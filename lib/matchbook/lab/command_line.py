@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from matchbook.lab.generating import add_arguments
 from matchbook.lab.profiles import PROFILES
 from matchbook.lab.session import SOURCES, find_root
 
@@ -68,6 +69,12 @@ def _run(options: argparse.Namespace) -> int:
         if options.output:
             write_text(options.output, ran.record.read_text(encoding="utf-8"))
     return 0
+
+
+def _generate(options: argparse.Namespace) -> int:
+    from matchbook.lab.generating import generate_text
+
+    return generate_text(options)
 
 
 def _list(options: argparse.Namespace) -> int:
@@ -221,6 +228,8 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument(
         "--timeout", metavar="SECONDS", type=int, help="stop the notebook after so many seconds"
     )
+
+    add_arguments(command("generate", _generate, "Continue a prompt with a Gemma 2 checkpoint"))
 
     command("list", _list, "List the notebooks: what each asks, how long it takes, on what")
 
