@@ -13,7 +13,7 @@ from matchbook import divergences
 from matchbook.distill import losses
 from matchbook.distill.chunked import chunked_distillation_loss, chunked_next_token_loss
 from matchbook.distill.chunks import in_chunks
-from matchbook.distill.loss_memory import loss_memory
+from matchbook.distill.memory import loss_memory
 
 TOKENS, VOCAB, EMBED, TEACHER_EMBED = 13, 11, 3, 5
 CAP, TEACHER_CAP = 4.0, 6.0

@@ -6,26 +6,58 @@ step = distill.distill_step(graph, optimizer, teacher)  # or pretrain_step(graph
 state, history = lab.fit(step, distill.train_state(weights, optimizer), stream, num_steps=300)
 """
 
-from matchbook.distill import merging, teacher_cache
-from matchbook.distill.chunked import chunked_distillation_loss, chunked_next_token_loss
-from matchbook.distill.loss_memory import loss_memory
-from matchbook.distill.losses import (
-    forward_kl_loss,
-    next_token_loss,
-    next_token_targets,
-    soft_target_loss,
-)
-from matchbook.distill.memorization import Extraction, edit_distance, extraction
-from matchbook.distill.models import frozen_teacher, new_model, small_gemma, static_part
-from matchbook.distill.soft_targets import Choices, rank_choices
-from matchbook.distill.training import (
-    TrainState,
-    adamw,
-    distill_step,
-    evaluate,
-    pretrain_step,
-    train_state,
-)
+from typing import TYPE_CHECKING
+
+from matchbook.lazy import exports
+
+if TYPE_CHECKING:
+    from matchbook.distill import merging, teacher_cache
+    from matchbook.distill.chunked import chunked_distillation_loss, chunked_next_token_loss
+    from matchbook.distill.losses import (
+        forward_kl_loss,
+        next_token_loss,
+        next_token_targets,
+        soft_target_loss,
+    )
+    from matchbook.distill.memorization import Extraction, edit_distance, extraction
+    from matchbook.distill.memory import loss_memory
+    from matchbook.distill.models import frozen_teacher, new_model, small_gemma, static_part
+    from matchbook.distill.soft_targets import Choices, rank_choices
+    from matchbook.distill.training import (
+        TrainState,
+        adamw,
+        distill_step,
+        evaluate,
+        pretrain_step,
+        train_state,
+    )
+
+_HOME = {
+    "Choices": "soft_targets",
+    "Extraction": "memorization",
+    "TrainState": "training",
+    "adamw": "training",
+    "chunked_distillation_loss": "chunked",
+    "chunked_next_token_loss": "chunked",
+    "distill_step": "training",
+    "edit_distance": "memorization",
+    "evaluate": "training",
+    "extraction": "memorization",
+    "forward_kl_loss": "losses",
+    "frozen_teacher": "models",
+    "loss_memory": "memory",
+    "merging": None,
+    "new_model": "models",
+    "next_token_loss": "losses",
+    "next_token_targets": "losses",
+    "pretrain_step": "training",
+    "rank_choices": "soft_targets",
+    "small_gemma": "models",
+    "soft_target_loss": "losses",
+    "static_part": "models",
+    "teacher_cache": None,
+    "train_state": "training",
+}
 
 __all__ = [
     "Choices",
@@ -53,3 +85,5 @@ __all__ = [
     "teacher_cache",
     "train_state",
 ]
+
+__getattr__, __dir__ = exports(__name__, _HOME)

@@ -8,13 +8,32 @@
 `recall`, `choices` and `planted` hold the functions and constants that go with them.
 """
 
-from matchbook.corpus.synthetic import choices, planted, recall
-from matchbook.corpus.synthetic.fresh import Fresh
-from matchbook.corpus.synthetic.language import Estimate, Language
-from matchbook.corpus.synthetic.planted import plant
-from matchbook.corpus.synthetic.recall import Recall
-from matchbook.corpus.synthetic.sources import by_source, redundancy
-from matchbook.corpus.synthetic.world import World
+from typing import TYPE_CHECKING
+
+from matchbook.lazy import exports
+
+if TYPE_CHECKING:
+    from matchbook.corpus.synthetic import choices, planted, recall
+    from matchbook.corpus.synthetic.fresh import Fresh
+    from matchbook.corpus.synthetic.language import Estimate, Language
+    from matchbook.corpus.synthetic.planted import plant
+    from matchbook.corpus.synthetic.recall import Recall
+    from matchbook.corpus.synthetic.sources import by_source, redundancy
+    from matchbook.corpus.synthetic.world import World
+
+_HOME = {
+    "Estimate": "language",
+    "Fresh": "fresh",
+    "Language": "language",
+    "Recall": "recall",
+    "World": "world",
+    "by_source": "sources",
+    "choices": None,
+    "plant": "planted",
+    "planted": None,
+    "recall": None,
+    "redundancy": "sources",
+}
 
 __all__ = [
     "Estimate",
@@ -29,3 +48,5 @@ __all__ = [
     "recall",
     "redundancy",
 ]
+
+__getattr__, __dir__ = exports(__name__, _HOME)

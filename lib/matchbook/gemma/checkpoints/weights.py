@@ -38,7 +38,7 @@ def choose_dtype(wanted: DTypeLike | None, stored: set[np.dtype]) -> np.dtype:
         dtype = jnp.dtype(wanted)
     except TypeError:  # no type at all
         dtype = None
-    if dtype not in FLOATS:
+    if dtype is None or dtype not in FLOATS:
         raise ValueError(f"dtype: expected float32, bfloat16 or float16, got {wanted}")
     return dtype
 
