@@ -48,11 +48,11 @@ QUICK_COMPILE = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensiv
 PAPER = {"data": 768, "model": 8}  # Table 3, 27B
 
 
-def training(config=TOY, **options):
+def training(config=TOY, *, chunk_size=None, **options):
     """A step of AdamW whose first moments are a tenth of the gradients: nothing is clipped."""
     graph, _ = sharding_plan.abstract_model(config, **options)
     optimizer = distill.adamw(1e-2, 10, clip_norm=1e9)
-    return distill.pretrain_step(graph, optimizer), optimizer
+    return distill.pretrain_step(graph, optimizer, chunk_size=chunk_size), optimizer
 
 
 def toy_rows():
@@ -305,7 +305,8 @@ def test_mistakes_are_refused():
 
 def lowered(config, *, time, **options):
     """One AdamW step of the paper's run, for TPUs: 768 rows, bfloat16 activations."""
-    step, optimizer = training(config, dtype=jnp.bfloat16, **options)
+    options |= {"dtype": jnp.bfloat16, "chunk_size": 768 * time}  # a row on each device
+    step, optimizer = training(config, **options)
     _, weights = sharding_plan.abstract_model(config)
     state = jax.eval_shape(lambda weights: distill.train_state(weights, optimizer), weights)
     tokens = jax.ShapeDtypeStruct((768, time), jnp.int32)

@@ -84,9 +84,18 @@ def train_state(weights: Weights, optimizer: optax.GradientTransformation) -> Tr
     return TrainState(weights, optimizer.init(weights))
 
 
-def pretrain_step(graph: nnx.GraphDef, optimizer: optax.GradientTransformation) -> Step:
-    """Next-token training from scratch: the loss is the mean over the batch's targets."""
-    return functools.partial(_step, graph, optimizer, _next_token_loss)
+def pretrain_step(
+    graph: nnx.GraphDef,
+    optimizer: optax.GradientTransformation,
+    *,
+    chunk_size: int | None = None,
+) -> Step:
+    """Next-token training from scratch: the loss is the mean over the batch's targets.
+
+    `chunk_size` is `chunked_next_token_loss`'s, over all devices: with data on many, give each of
+    them as many tokens as one alone would have.
+    """
+    return functools.partial(_step, graph, optimizer, _NextTokens(chunk_size))
 
 
 def distill_step(
@@ -98,6 +107,7 @@ def distill_step(
     beta: int | float | None = None,
     temperature: int | float = 1.0,
     hard_weight: int | float = 0.0,
+    chunk_size: int | None = None,
 ) -> Step:
     """Training on the teacher's distribution, at the positions where `pretrain_step` has targets.
 
@@ -110,8 +120,10 @@ def distill_step(
       beta: where the divergence has one.
       temperature: see `chunked_distillation_loss`.
       hard_weight: share of the next-token loss.
+      chunk_size: as in `pretrain_step`.
     """
-    loss = _SoftTargets(divergences.by_name(divergence, beta), temperature, hard_weight)
+    chosen = divergences.by_name(divergence, beta)
+    loss = _SoftTargets(chosen, temperature, hard_weight, chunk_size)
     bound = teacher if isinstance(teacher, jax.tree_util.Partial) else _partial(teacher)
     hashable: Any = optimizer
     return jax.tree_util.Partial(_distiller(graph, hashable, loss), bound)
@@ -143,7 +155,7 @@ def evaluate(
 def _mean_loss(graph: nnx.GraphDef, weights: Weights, batches: tuple[Array, ...]) -> Array:
     def one(batch: tuple[Array, ...]) -> losses.SumAndCount:
         rows = _Rows(*batch)
-        return _next_token_loss(head(graph, weights, rows), rows, None)
+        return _NextTokens(None)(head(graph, weights, rows), rows, None)
 
     total, count = jax.lax.map(one, batches)
     return total.sum() / count.sum()
@@ -158,10 +170,16 @@ class _Rows(NamedTuple):
 Loss = Callable[[Head, Any, Any], losses.SumAndCount]  # of the student, the batch and the teacher
 
 
-def _next_token_loss(student: Head, batch: Batch, teacher: None) -> losses.SumAndCount:
-    targets, where = losses.next_token_targets(batch.tokens, batch.segments)
-    hidden, table, softcap = student
-    return chunked_next_token_loss(hidden, table, targets, where, softcap=softcap)
+class _NextTokens(NamedTuple):
+    """The loss of `pretrain_step`."""
+
+    chunk_size: int | None
+
+    def __call__(self, student: Head, batch: Batch, teacher: None) -> losses.SumAndCount:
+        targets, where = losses.next_token_targets(batch.tokens, batch.segments)
+        hidden, table, softcap = student
+        options = {"softcap": softcap, "chunk_size": self.chunk_size}
+        return chunked_next_token_loss(hidden, table, targets, where, **options)
 
 
 class _SoftTargets(NamedTuple):
@@ -170,6 +188,7 @@ class _SoftTargets(NamedTuple):
     divergence: Divergence
     temperature: int | float
     hard_weight: int | float
+    chunk_size: int | None
 
     def __call__(self, student: Head, batch: Batch, teacher: Teacher) -> losses.SumAndCount:
         targets, where = losses.next_token_targets(batch.tokens, batch.segments)
@@ -186,6 +205,7 @@ class _SoftTargets(NamedTuple):
             temperature=self.temperature,
             targets=targets if self.hard_weight else None,
             hard_weight=self.hard_weight,
+            chunk_size=self.chunk_size,
         )
 
 
