@@ -23,7 +23,7 @@ temperature: float = 0.7  # of the texts that are drawn
 sizes = {
     "smoke": {"seeds": 2, "new_tokens": 12, "steps": 6, "model": [64, 2], "vocabulary": 400,
               "timed": [64, 2], "contexts": [16, 64]},
-    "laptop": {"seeds": 3, "new_tokens": 48, "steps": 300, "model": [128, 4], "vocabulary": 512,
+    "laptop": {"seeds": 3, "new_tokens": 40, "steps": 300, "model": [128, 4], "vocabulary": 512,
                "timed": [512, 8], "contexts": [128, 512, 1024, 2048, 4096]},
     "gpu": {"seeds": 5, "new_tokens": 96, "steps": 2000, "model": [512, 8], "vocabulary": 8192,
             "timed": [2304, 26], "contexts": [512, 1024, 2048, 4096, 8000]},
@@ -153,7 +153,8 @@ def pictures_of(looked):
     kept["largest_score"] = abs(np.asarray(looked.scores)).max((1, 2, 3, 4))
     kept["logits"] = np.histogram(looked.uncapped_logits, np.arange(-60, 61, 2))[0]
     last = {"local": attention[-2], "global": attention[-1]}
-    return kept | {name: np.round(heads.mean(0), 4).ravel() for name, heads in last.items()}
+    lower = np.tril_indices(time)  # the rest is zero, nothing looks ahead
+    return kept | {name: np.round(heads.mean(0)[lower], 3) for name, heads in last.items()}
 
 
 # %% [markdown]
@@ -267,20 +268,21 @@ for seed, said in enumerate(texts):
 # column is `<bos>`, where attention often goes when there is nothing to look for.
 
 # %%
+length = int((2 * len(records[0].curves["local"][1])) ** 0.5)
+lower = np.tril_indices(length)
 fig, axes = lab.subplots(1, 2, height=4.2, width=9.6)
 for ax, name in zip(axes, ("local", "global")):
-    flat = np.asarray(records[0].curves[name][1])
-    seen = flat.reshape(2 * [int(len(flat) ** 0.5)])
+    seen = np.zeros((length, length))
+    seen[lower] = records[0].curves[name][1]
     ax.imshow(np.sqrt(seen), cmap="Blues", vmin=0, vmax=1)
     ax.set(title=f"last {name} layer", xlabel="token looked at", ylabel="token that looks")
     ax.grid(False)
 edge = np.array([window - 0.5, len(seen) - 0.5])
 axes[0].plot(edge - window, edge, color=style.PALETTE["vermillion"], lw=1.2)
 alt = f"Two attention matrices: a band {window} tokens wide, and a full lower triangle."
-drawn = pd.DataFrame({"looks": np.repeat(np.arange(len(seen)), len(seen))})
-drawn = drawn.assign(looked_at=np.tile(np.arange(len(seen)), len(seen)))
-drawn = drawn.assign(**{n: np.asarray(records[0].curves[n][1]) for n in ("local", "global")})
-experiment.figure(fig, "attention", numbers=drawn.query("looked_at <= looks"), alt=alt)
+drawn = {"looks": lower[0], "looked_at": lower[1]}
+drawn |= {name: np.asarray(records[0].curves[name][1]) for name in ("local", "global")}
+experiment.figure(fig, "attention", numbers=pd.DataFrame(drawn), alt=alt)
 
 # %% [markdown]
 # ## Layer by layer
