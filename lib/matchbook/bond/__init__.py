@@ -1,26 +1,43 @@
-"""Best-of-N distillation (BOND and J-BOND, arXiv 2407.14622): the exact theory.
+"""Best-of-N distillation (BOND and J-BOND, arXiv 2407.14622): exact theory, and algorithms.
 
 `best_of_n` is the centre: the Best-of-N distribution of anything enumerable, in log space.
+`algorithms` has a maker of training steps for each method, over a `policies.Policy`.
 """
 
 from matchbook.bond import (
+    algorithms,
     best_of_n,
     brute_force,
     continuous,
+    enumerable_lm,
+    exact,
     gradients,
     jbond,
+    learned_quantile,
+    monte_carlo,
+    policies,
     quantile_estimates,
     quantiles,
+    reward_checks,
+    sequences,
     speed,
 )
 
 __all__ = [
+    "algorithms",
     "best_of_n",
     "brute_force",
     "continuous",
+    "enumerable_lm",
+    "exact",
     "gradients",
     "jbond",
+    "learned_quantile",
+    "monte_carlo",
+    "policies",
     "quantile_estimates",
     "quantiles",
+    "reward_checks",
+    "sequences",
     "speed",
 ]

@@ -34,8 +34,12 @@ def choose_dtype(wanted: DTypeLike | None, stored: set[np.dtype]) -> np.dtype:
     """
     if wanted is None:
         return next(iter(stored)) if len(stored) == 1 else np.dtype(np.float32)
-    if (dtype := jnp.dtype(wanted)) not in FLOATS:
-        raise ValueError(f"dtype: expected float32, bfloat16 or float16, got {dtype}")
+    try:
+        dtype = jnp.dtype(wanted)
+    except TypeError:  # no type at all
+        dtype = None
+    if dtype not in FLOATS:
+        raise ValueError(f"dtype: expected float32, bfloat16 or float16, got {wanted}")
     return dtype
 
 
