@@ -82,6 +82,7 @@ def text():
     return corpus.dataset(max_bytes=6_000_000, vocab_size=knobs.vocabulary, time=128, cache=kept)
 
 
+# %%
 def make_weights(steps, model, **_):
     config = distill.small_gemma(knobs.vocabulary, *model, window=32)
     graph, weights = distill.new_model(config, 0)
@@ -111,6 +112,7 @@ def opened():
     return load_checkpoint(folder()), tokenizer
 
 
+# %%
 def there_and_back(model):
     """Largest difference after a trip through Google's layout."""
     path = lab.session().runs / "checkpoints" / "google"
@@ -144,9 +146,7 @@ def inside(seed):
 
 # %%
 def pictures_of(looked):
-    """What is kept of a `Trace`; one row, means over heads and queries."""
-    attention = np.asarray(looked.attention)[:, 0]
-    time = attention.shape[-1]
+    attention, time = np.asarray(looked.attention)[:, 0], looked.attention.shape[-1]
     back = np.subtract.outer(np.arange(time), np.arange(time))
     kept = {"reach": (attention * back).sum(-1).mean((1, 2))}
     kept["stream"] = np.asarray(looked.residual_rms)[:, 0].mean(-1)
@@ -173,6 +173,7 @@ def model_to_time():
     return nnx.merge(*distill.new_model(config, 0))
 
 
+# %%
 def seconds_per_token(gemma, context, seed, more=32):
     ids = [np.random.default_rng(seed).integers(8, 256, context).tolist()]
     runs = [lambda n=n: generate(gemma, ids, max_new_tokens=n) for n in (1, 1 + more)]
@@ -182,16 +183,14 @@ def seconds_per_token(gemma, context, seed, more=32):
 
 # %%
 def cost(seed):
-    gemma = model_to_time()
-    size = sum(leaf.nbytes for leaf in jax.tree.leaves(nnx.state(gemma)))
-    numbers = {"bandwidth": timing.read_bytes_per_second(), "weights": size}
+    gemma, size = model_to_time(), functools.partial(accounting.cache_bytes, bytes_per_value=4)
+    numbers = {"weights": sum(leaf.nbytes for leaf in jax.tree.leaves(nnx.state(gemma)))}
     for context in knobs.contexts:
         numbers[f"prefill.{context}"], spent = seconds_per_token(gemma, context, seed)
         numbers[f"seconds.{context}"] = spent
-        for name, ring in (("ring", True), ("whole", False)):
-            held = accounting.cache_bytes(gemma.config, context, bytes_per_value=4, ring=ring)
-            numbers[f"{name}.{context}"] = held.total
-    return numbers
+        numbers[f"ring.{context}"] = size(gemma.config, context).total
+        numbers[f"whole.{context}"] = size(gemma.config, context, ring=False).total
+    return numbers | {"bandwidth": timing.read_bytes_per_second()}
 
 
 # %% [markdown]
@@ -206,6 +205,7 @@ schema = printed["gemma2-table-05"]
 joke = [("user", "Knock knock."), ("assistant", "Who's there?")]
 
 
+# %%
 def spelled(tokenizer, string):
     """Ids of a string of the table, its control strings as one id each."""
     parts = re.split(r"(<\w+>)", string)
@@ -213,6 +213,7 @@ def spelled(tokenizer, string):
     return [*itertools.chain(*ids)]
 
 
+# %%
 def dialogue(tokenizer):
     ids, answer = training_chat(tokenizer, [{"role": r, "content": c} for r, c in joke])
     shown = spelled(tokenizer, "<bos>" + schema["prompt_turn_1"].format(u1=joke[0][1]))
@@ -234,6 +235,7 @@ def measure(arm, seed, **_):
     return lab.Measured(numbers, {name: (np.arange(len(x)), x) for name, x in kept.items()})
 
 
+# %%
 runs = experiment.run(measure, arms=arms, seeds=knobs.seeds, **settings)
 
 # %%
@@ -241,6 +243,7 @@ facts = runs.table().groupby("arm").first()
 window = int(facts.loc["inside", "window"])
 
 
+# %%
 def kept(name):
     """[seeds, length]"""
     return runs.curve(name)["inside"][1]

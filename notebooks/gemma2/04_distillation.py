@@ -1,5 +1,5 @@
 # %% [markdown]
-# # Is it better to learn from a teacher than from the data? (Table 6)
+# # Table 6: is it better to learn from a teacher than from the data?
 #
 # [Gemma 2](https://arxiv.org/abs/2408.00118) trains its small models on a large model's
 # probabilities instead of on the text. Table 6 is the evidence: one 2B model from scratch, one
@@ -102,6 +102,7 @@ def dataset():
     return texts.dataset(corpus, **options)
 
 
+# %%
 @functools.cache
 def language():
     return synthetic.Language(vocab_size=s.vocabulary[1], order=2)
@@ -115,6 +116,7 @@ def stream(data, seed):
     return texts.batches(few, batch, seed)
 
 
+# %%
 @functools.cache
 def held_out(data):
     if data == "text":
@@ -137,6 +139,7 @@ def config_of(who, data):
     return distill.small_gemma(s.vocabulary[data != "text"], width, layers, window=time // 2)
 
 
+# %%
 def train(who, data, seed, make_step):
     num_steps, rate = {"student": (s.steps, 0), "teacher": (s.teacher_steps, 1)}[who]
     graph, weights = distill.new_model(config_of(who, data), seed)
@@ -161,6 +164,7 @@ def make_teacher(data, **_):
     return {"weights": weights, "loss": losses[-1]}
 
 
+# %%
 @functools.cache
 def teacher_of(data):
     names = ("teacher", "teacher_steps", "learning_rates", "rows", "vocabulary")
@@ -195,6 +199,7 @@ def measure(arm, seed, **_):
     return lab.Measured(numbers, {"loss": losses}, data=digest)
 
 
+# %%
 runs = experiment.run(measure, arms=arms, seeds=knobs.seeds, **settings)
 
 # %%
