@@ -222,17 +222,15 @@ LOOKS = {"scratch": "scratch", "distilled": "distilled", "oracle": "jeffreys"}
 thousand = batch * time / 1000
 fig, axes = lab.subplots(1, 3, height=3.4, width=11.5)
 for ax, (data, title) in zip(axes, KINDS.items()):
-    for how, role in LOOKS.items():
-        if (arm := f"{data}.{how}") in curves:
-            x, y = curves[arm]
-            colors = {how: style.ROLES[role]}
-            lab.plot_curves(ax, {how: (x * thousand, y)}, colors=colors)
+    shown = {how: curves[f"{data}.{how}"] for how in LOOKS if f"{data}.{how}" in curves}
+    shown = {how: (x * thousand, y) for how, (x, y) in shown.items()}
+    lab.plot_curves(ax, shown, colors={how: style.ROLES[LOOKS[how]] for how in shown})
     ax.axhline(teachers[f"{data}.distilled"], color=style.GREY, lw=1.2, dashes=(4, 2.5))
     if data != "text":
         ax.axhline(floor, color=style.INK, lw=1.2, ls=":")
-    first = curves[f"{data}.scratch"][1][:, 2].mean()
+    highest = max(y[:, 2:].mean(0).max() for _, y in shown.values())
     ax.set(title=title, xlabel="tokens read, thousands")
-    ax.set_ylim(top=first + 0.1 * (first - teachers[f"{data}.distilled"]))
+    ax.set_ylim(top=highest + 0.1 * (highest - teachers[f"{data}.distilled"]))
 axes[0].set_ylabel("held-out loss, nats per token")
 alt = "Held-out loss over tokens read, three panels: " + "; ".join(
     f"{arm} ends at {mean.value:.2f}" for arm, mean in means.items()
