@@ -308,7 +308,8 @@ for ax, (name, title) in zip(axes, panels.items()):
     ax.set_xticks(layers[:: max(1, len(layers) // 6)])
 axes[2].axhline(50, color=style.GREY, dashes=(4, 2.5), lw=1.2)
 axes[2].set(ylim=(0, 1.1 * max(50, kept("largest_score").max())))
-alt = "Three lines over layers: reach rises at global layers, the stream grows, scores stay small."
+alt = "Over layers: how far back they look, the growing stream, and the largest score, "
+alt += f"{kept('largest_score').max():.0f} before a cap of 50."
 drawn = pd.DataFrame({name: pd.Series(kept(name).mean(0)) for name in panels})
 experiment.figure(fig, "layers", numbers=drawn.rename_axis("layer"), alt=alt)
 
