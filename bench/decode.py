@@ -1,4 +1,4 @@
-"""Greedy decoding against its limit, every weight read once a token, and against a peer.
+"""Greedy decoding against its limit, every weight read once a token, and against peers.
 
 Unusual: the whole of `generate` is timed, reading the prompt included. The limit comes from one
 matrix-vector product over a matrix that no cache holds, timed in the same run.
@@ -10,15 +10,12 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from bench.gemma import CONFIG
 from bench.measure import Row, seconds
+from bench.peer import CONFIG, DECODED, NEW, PROMPT, references
 from matchbook.gemma import Transformer, accounting
 from matchbook.gemma.generation import generate
 
-PROMPT, NEW = 8, 64
-# transformers 5.23, eager, the same model in float32, 64 tokens, greedy: measured once on 2 cores.
-PEER = {1: 74.0, 8: 350.0}  # rows: tokens/s
-BARS = {1: 3.0, 8: 3.3}
+BARS = {1: 3.0, 8: 3.3}  # rows: against transformers
 
 
 def bytes_per_second(rows: int = 8192, columns: int = 4096) -> float:
@@ -44,16 +41,12 @@ def rate(model: Transformer, batch: int) -> float:
 def rows() -> Iterator[Row]:
     """Yield the table's lines, measuring as they are asked for."""
     model = Transformer(CONFIG, rngs=nnx.Rngs(0))
-    rates = {batch: rate(model, batch) for batch in PEER}
+    rates = {batch: rate(model, batch) for batch in DECODED}
     for batch, ours in rates.items():
-        yield Row(
-            work=f"greedy decode of {NEW}, batch {batch}",
-            unit="tokens/s",
-            ours=ours,
-            reference=PEER[batch],
-            against="transformers 5.23, eager",
-            bar=BARS[batch],
-        )
+        line = {"work": f"greedy decode of {NEW}, batch {batch}", "unit": "tokens/s", "ours": ours}
+        for peer, reference in references(f"decode {batch}"):
+            bar = BARS[batch] if peer.startswith("transformers") else None
+            yield Row(**line, reference=reference, against=peer, bar=bar)
     yield Row(
         work=f"greedy decode of {NEW}, batch 1",
         unit="tokens/s",

@@ -1,4 +1,4 @@
-"""Prefill and training of Gemma 2, beside a peer and beside the measured rate of a product."""
+"""Prefill and training of Gemma 2, beside peers and beside the measured rate of a product."""
 
 from collections.abc import Iterator
 
@@ -7,25 +7,12 @@ import jax.numpy as jnp
 from flax import nnx
 
 from bench.measure import Row, matmul_flops_per_second, seconds
+from bench.peer import BATCH, CONFIG, TIME, references
 from matchbook import distill
 from matchbook.corpus import Rows
-from matchbook.gemma import Gemma2Config, accounting
+from matchbook.gemma import accounting
 
-BATCH, TIME = 4, 512
-# transformers 5.23, eager, float32, 2 threads, the same model: tokens per second, measured before
-# on such a machine. The middle of 430 to 470 for distill.
-PEER = {"prefill": 1380.0, "training step": 450.0}
-BAR = {"prefill": 2.6, "training step": 2.0}
-CONFIG = Gemma2Config(
-    vocab_size=8192,
-    embed_dim=512,
-    num_layers=8,
-    num_heads=8,
-    num_kv_heads=4,
-    head_dim=64,
-    mlp_dim=2048,
-    sliding_window=256,
-)
+BAR = {"prefill": 2.6, "training step": 2.0}  # against transformers
 
 
 def batch() -> Rows:
@@ -62,5 +49,7 @@ def rows() -> Iterator[Row]:
     """Yield the table's lines, measuring as they are asked for."""
     for work, rate, backward in (("prefill", prefill, False), ("training step", train, True)):
         line = {"work": f"{work} {BATCH} x {TIME}", "unit": "tokens/s", "ours": rate()}
-        yield Row(**line, reference=PEER[work], against="transformers, noted", bar=BAR[work])
+        for peer, reference in references(work):
+            bar = BAR[work] if peer.startswith("transformers") else None
+            yield Row(**line, reference=reference, against=peer, bar=bar)
         yield Row(**line, reference=limit(backward=backward), against="all FLOPs at matrix rate")

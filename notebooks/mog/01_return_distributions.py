@@ -79,9 +79,9 @@ from matchbook.lab import style
 
 # %%
 CRITICS = {
-    "mixture": MixtureOfGaussians(num_samples=16),
-    "mixture_0.1": MixtureOfGaussians(num_samples=16, init_scale=0.1),
-    "mixture_1": MixtureOfGaussians(num_samples=16, init_scale=1.0),
+    "mixture": MixtureOfGaussians(estimator="sampled", num_samples=16),
+    "mixture_0.1": MixtureOfGaussians(estimator="sampled", num_samples=16, init_scale=0.1),
+    "mixture_1": MixtureOfGaussians(estimator="sampled", num_samples=16, init_scale=1.0),
     "categorical": Categorical(num_atoms=51, v_min=-150.0, v_max=150.0),
     "quantile": Quantile(num_quantiles=25),
     "scalar": Scalar(),

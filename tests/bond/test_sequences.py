@@ -141,9 +141,58 @@ def test_prompts_are_padded_on_the_left():
         sequences.token_prompts([[1], []])
 
 
-def test_one_answer_a_prompt(model):
+def test_answers_of_one_prompt_do_not_see_each_other(model):
+    """Together or one by one: equal values and, the prompt being shared, equal gradients."""
     graph, weights, _ = model
-    with pytest.raises(ValueError, match="repeat the prompts"):
-        sequences.token_log_probs(
-            nnx.merge(graph, weights), PROMPTS.repeat(2), jnp.zeros((3, NEW), jnp.int32)
+    policy = sequences.transformer_policy(graph, NEW, (STOP,))
+    answers = jnp.asarray(np.random.default_rng(2).integers(0, VOCAB, (3, 4, NEW)))
+    scale = jnp.arange(12.0).reshape(3, 4)
+
+    def together(weights):
+        found = policy.log_prob(weights, PROMPTS, answers)
+        return jnp.sum(scale * found), found
+
+    def alone(weights):
+        single = [policy.log_prob(weights, PROMPTS, answers[:, i : i + 1]) for i in range(4)]
+        found = jnp.concatenate(single, axis=1)
+        return jnp.sum(scale * found), found
+
+    (together, alone) = (
+        jax.jit(jax.grad(f, has_aux=True), compiler_options=QUICK)(weights)
+        for f in (together, alone)
+    )
+    np.testing.assert_allclose(together[1], alone[1], atol=1e-5)
+    for one, other in zip(jax.tree.leaves(together[0]), jax.tree.leaves(alone[0])):
+        np.testing.assert_allclose(one, other, atol=2e-4)
+
+
+def test_seeds_may_be_mapped_over(model):
+    graph, weights, _ = model
+    policy = sequences.transformer_policy(graph, NEW, (STOP,))
+    keys = jax.random.split(jax.random.key(3), 2)
+
+    def draw(key):
+        return policy.sample(weights, PROMPTS, key, 2)
+
+    mapped = jax.jit(jax.vmap(draw), compiler_options=QUICK)(keys)
+    single = jax.jit(draw, compiler_options=QUICK)
+    for row, key in enumerate(keys):
+        answers, log_probs = single(key)
+        np.testing.assert_array_equal(mapped[0][row], answers)
+        np.testing.assert_allclose(mapped[1][row], log_probs, atol=1e-5)
+
+
+def test_there_are_answers_to_every_prompt(model):
+    graph, weights, _ = model
+    with pytest.raises(ValueError, match="expected as many rows as prompts, 6, got"):
+        sequences.answer_streams(
+            nnx.merge(graph, weights), PROMPTS.repeat(2), jnp.zeros((3, 2, NEW), jnp.int32)
         )
+
+
+def test_lists_of_tokens_become_answers():
+    found = sequences.token_answers([[1, 2, STOP], [STOP]], NEW)
+    np.testing.assert_array_equal(found, [[1, 2, STOP], [STOP, 0, 0]])
+    for wrong in ([], [1] * (NEW + 1)):
+        with pytest.raises(ValueError, match=f"answer 1: expected 1 to {NEW} tokens"):
+            sequences.token_answers([[1], wrong], NEW)

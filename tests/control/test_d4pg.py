@@ -93,7 +93,7 @@ def test_targets_are_copied_together():
 
 
 def test_the_mixture_takes_a_step():
-    learner = d4pg(MixtureOfGaussians(num_samples=8))
+    learner = d4pg(MixtureOfGaussians(estimator="sampled", num_samples=8))
     before = started(learner)
     after, metrics = step(learner, before, batch())
     assert all(np.isfinite(value) for value in metrics.values())

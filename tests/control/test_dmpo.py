@@ -128,7 +128,7 @@ def test_several_updates_in_a_dispatch_are_single_ones():
 @pytest.mark.parametrize(
     "critic",
     [
-        MixtureOfGaussians(num_samples=8, init_scale=0.1),
+        MixtureOfGaussians(estimator="sampled", num_samples=8, init_scale=0.1),
         Categorical(num_atoms=11, v_min=-1.0, v_max=1.0),
     ],
     ids=lambda critic: type(critic).__name__,

@@ -258,4 +258,4 @@ def test_envpool_names():
 
 @pytest.mark.skipif(importlib.util.find_spec("envpool"), reason="envpool is installed")
 def test_without_envpool_dm_control_is_used():
-    assert isinstance(environments.load("pendulum-swingup", 1), environments.Together)
+    assert isinstance(environments.load_environments("pendulum-swingup", 1), environments.Together)

@@ -15,7 +15,7 @@ pytest.importorskip("envpool", reason="needs the extra `envpool`")
 )
 def test_layout_is_dm_controls(task):
     """EnvPool has fields that a task does not have; ours has the task's, in their order."""
-    ours, reference = environments.load(task, 3), environments.control_suite(task, 1)
+    ours, reference = environments.load_environments(task, 3), environments.control_suite(task, 1)
     assert type(ours).__name__ == "EnvPoolSuite"
     assert ours.observation_size == reference.observation_size
     assert ours.action_size == reference.action_size
@@ -36,7 +36,7 @@ def test_motion_is_dm_controls(domain, task):
 
     At the time limit both leave the discount at 1, and ours goes on with a fresh episode.
     """
-    ours, theirs = environments.load(f"{domain}-{task}", 2), suite.load(domain, task)
+    ours, theirs = environments.load_environments(f"{domain}-{task}", 2), suite.load(domain, task)
     now, rng = ours.reset(0), np.random.default_rng(0)
     theirs.reset()
     positions, velocities = angles(now[1].astype(np.float64))
@@ -58,7 +58,7 @@ def test_motion_is_dm_controls(domain, task):
 
 
 def test_going_back_starts_new_episodes_and_says_so():
-    ours = environments.load("cartpole-swingup", 2)
+    ours = environments.load_environments("cartpole-swingup", 2)
     first = ours.reset(0)
     with pytest.warns(UserWarning, match="EnvPool cannot take its simulators back"):
         now, continued = ours.set_state(ours.get_state())

@@ -18,7 +18,7 @@ from matchbook.critics import (
     init_head,
 )
 
-SAMPLED = MixtureOfGaussians(components=3, init_scale=0.5, num_samples=8)
+SAMPLED = MixtureOfGaussians(components=3, estimator="sampled", init_scale=0.5, num_samples=8)
 QUADRATURE = MixtureOfGaussians(components=2, init_scale=2.0, estimator="quadrature", num_nodes=5)
 CATEGORICAL = Categorical(num_atoms=9, v_min=-3.0, v_max=5.0)
 QUANTILE = Quantile(num_quantiles=7)

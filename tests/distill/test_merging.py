@@ -1,5 +1,7 @@
 """Merging: closed forms, and the angles of WARP by hand in float64."""
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -179,6 +181,34 @@ def test_moving_average_is_the_weighted_sum_and_starts_without_bias():
         *models,
     )
     assert_close(state, expected, rtol=1e-5, atol=1e-6)
+
+
+class Weighted(NamedTuple):
+    weights: dict
+    count: int
+
+
+def test_a_step_with_an_average_is_the_same_step_and_keeps_the_weighted_sum():
+    models, rate = [random_model(seed) for seed in range(5)], 0.3
+
+    def step(state, batch):
+        return Weighted(batch, state.count + 1), {"count": state.count}
+
+    averaged = merging.averaged_step(step, rate)
+    state = merging.averaged_state(Weighted(models[0], 0))
+    for number, model in enumerate(models[1:]):
+        state, metrics = averaged(state, model)
+        assert metrics == {"count": number}
+    assert state.inner.count == 4
+    jax.tree.map(np.testing.assert_array_equal, state.inner.weights, models[-1])
+    shares = [0.7**4, *(rate * 0.7**back for back in (3, 2, 1, 0))]
+    assert sum(shares) == pytest.approx(1.0)
+    expected = jax.tree.map(lambda *leaves: sum(map(np.multiply, shares, leaves)), *models)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), state.weights, expected)
+    again = merging.averaged_step(step, rate)
+    assert jax.tree.structure(again) == jax.tree.structure(averaged)  # so nothing compiles twice
+    with pytest.raises(ValueError, match=r"rate: expected a number in \[0, 1\], got 2"):
+        merging.averaged_step(step, 2)
 
 
 def test_moving_average_of_bfloat16_weights_still_moves():

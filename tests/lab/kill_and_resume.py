@@ -1,9 +1,13 @@
 """Kill a run with SIGKILL at random moments until it is done; print what came of it as JSON.
 
-Usage: kill_and_resume.py FOLDER SEED KILLS. Children are forked before JAX has started, so that a
-kill costs no new interpreter.
+Usage: kill_and_resume.py FOLDER SEED KILLS [toy | training]. Children are forked before JAX has
+started, so that a kill costs no new interpreter. `training` is every kind of training in a row: the
+kills are dealt out evenly, and fall at random steps. Twenty of them:
+
+    python tests/lab/kill_and_resume.py /tmp/kills 0 20 training
 """
 
+import functools
 import json
 import os
 import random
@@ -20,6 +24,7 @@ from matchbook import lab
 from matchbook.lab.passport import library_digest
 
 FOLDER, SEED, KILLS = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+WORK = "toy" if len(sys.argv) < 5 else sys.argv[4]
 LOG = FOLDER / "steps.log"
 
 
@@ -73,25 +78,49 @@ def child(runs):
         os.environ["MATCHBOOK_SESSION"] = json.dumps({"root": str(FOLDER), "runs": runs})
         status = 1
         try:
-            lab.Experiment("toy/kill", version=1, profile="smoke").run(measure, arms=["a"], seeds=1)
+            experiment = lab.Experiment("toy/kill", version=1, profile="smoke")
+            experiment.run(measured(), arms=["a"], seeds=1)
             status = 0
         finally:
             os._exit(status)
     return process
 
 
+def measured():
+    return measure if WORK == "toy" else functools.partial(trainings.measure, LOG)
+
+
+def marks():
+    """What a draw leaves in the log, in the order of the work."""
+    return "." if WORK == "toy" else "".join(trainings.KINDS.values())
+
+
 def drawn():
-    return LOG.stat().st_size if LOG.exists() else 0
+    return LOG.read_text() if LOG.exists() else ""
+
+
+def ripe(since, mark, patience):
+    """Whether the draws since then are so many of this mark, or beyond it."""
+    new = drawn()[since:]
+    return new.count(mark) >= patience or any(later > mark for later in new)
 
 
 def main():
     assert lab.fit, lab.Experiment  # imported here once, not in every child
     library_digest()  # cached for all children: somebody may be editing the library meanwhile
-    chance, killed = random.Random(SEED), 0
+    for option, value in {"dir": str(FOLDER / "compiled"), "max_size": -1}.items():
+        jax.config.update(f"jax_compilation_cache_{option}", value)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    os.environ["XLA_FLAGS"] = "--xla_backend_optimization_level=0"  # programs that hardly run
+    chance, killed_at = random.Random(SEED), []
     assert os.waitpid(child("whole"), 0)[1] == 0
+    whole = drawn()
     while True:
-        process, start, patience = child("killed"), drawn(), chance.randint(0, 16)
-        while killed < KILLS and drawn() < start + patience:
+        killed = len(killed_at)
+        process, start = child("killed"), len(drawn())
+        mark = marks()[min(killed, KILLS - 1) * len(marks()) // max(KILLS, 1)]
+        patience = chance.randint(0, 16 if WORK == "toy" else 3)
+        while killed < KILLS and not ripe(start, mark, patience):
             time.sleep(0.001)
             if (ended := os.waitpid(process, os.WNOHANG))[0]:
                 break
@@ -103,9 +132,13 @@ def main():
         if ended[1] == 0:
             break
         assert os.WTERMSIG(ended[1]) == signal.SIGKILL, ended
-        killed += 1
-    print(json.dumps({"killed": killed, "drawn": drawn()}))
+        killed_at.append(drawn()[-1:])
+    again = drawn()[len(whole) :]
+    drawn_twice = {mark: again.count(mark) - whole.count(mark) for mark in marks()}
+    print(json.dumps({"killed": killed_at, "drawn_again": drawn_twice}))
 
 
 if __name__ == "__main__":
+    if WORK == "training":
+        import trainings
     main()

@@ -285,24 +285,40 @@ def test_without_a_number_of_steps_checkpoints_follow_the_clock(set_session, mon
     assert seen == [6, 12, 18, 20]
 
 
-def test_killed_at_random_moments_it_ends_with_the_same_record(tmp_path):
+def kill_and_resume(folder, kills, work):
+    """What came of it, and the record made between the kills, which must equal the other one."""
     program = Path(__file__).parent / "kill_and_resume.py"
-    environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
     done = subprocess.run(
-        [sys.executable, str(program), str(tmp_path), "0", "4"],
-        env=environment,
+        [sys.executable, str(program), str(folder), "0", str(kills), work],
+        env={**os.environ, "JAX_PLATFORMS": "cpu"},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=500,
     )
     assert done.returncode == 0, done.stderr
-    story = json.loads(done.stdout.splitlines()[-1])
-    assert story["killed"] == 4
-    (whole,) = (tmp_path / "whole").rglob("*-0-*.json")
-    (killed,) = (tmp_path / "killed").rglob("*-0-*.json")
+    (whole,) = (folder / "whole").rglob("*-0-*.json")
+    (killed,) = (folder / "killed").rglob("*-0-*.json")
     assert read_record(whole).results() == read_record(killed).results()
-    assert read_record(killed).passport["resumed"] >= 1
-    assert not list((tmp_path / "killed" / "checkpoints").iterdir())
+    assert not list((folder / "killed" / "checkpoints").iterdir())
+    return json.loads(done.stdout.splitlines()[-1]), read_record(killed)
+
+
+def test_killed_at_random_moments_it_ends_with_the_same_record(tmp_path):
+    story, record = kill_and_resume(tmp_path, 4, "toy")
+    assert len(story["killed"]) == 4
+    assert record.passport["resumed"] >= 1
+
+
+def test_every_kind_of_training_survives_a_kill_bit_for_bit(tmp_path):
+    """Weights, optimizer, keys and the place in the data; 20 kills: see kill_and_resume.py."""
+    story, record = kill_and_resume(tmp_path, 5, "training")
+    assert len(story["killed"]) == 5
+    assert record.passport["resumed"] >= 1
+    assert set(record.numbers) == {
+        f"{kind}.{number}"
+        for kind in ("scratch", "distilled", "sft", "on_policy", "offline")
+        for number in ("state", "next_batch")
+    }
 
 
 SHARDED = """

@@ -17,8 +17,10 @@ from flax import nnx
 from jaxtyping import Array, Float, Int, Key
 
 from matchbook.bond.policies import LogPmf, Weights
-from matchbook.bond.sequences import TokenPrompts, joined
+from matchbook.bond.sequences import TokenPrompts
 from matchbook.gemma import Gemma2Config, Transformer
+from matchbook.gemma.cache import repeat
+from matchbook.gemma.decoding import decode, prefill, unstack
 
 NUM_TOKENS = 8
 LENGTH = 5
@@ -77,24 +79,25 @@ def answer_index(
 def log_pmf(graph: nnx.GraphDef, num_tokens: int = NUM_TOKENS, length: int = LENGTH) -> LogPmf:
     """``(weights, prompts) -> [prompts, answers]``: exact log-probabilities of all answers.
 
-    Prompts may have any length. One prompt at a time, one forward pass over all answers but their
-    last token: 4,096 rows of 5 tokens, 1.3 GFLOP at the default size. Differentiable.
+    Prompts may have any length. Differentiable. A beginning that answers share is computed once,
+    with the cache that decoding uses: 4,681 tokens a prompt, where whole answers would take 20,480.
     """
-    prefixes = all_answers(num_tokens, length - 1)
+    tokens = jnp.arange(num_tokens, dtype=jnp.int32)
 
     def log_probs(weights: Weights, prompts: TokenPrompts) -> Float[Array, "prompts answers"]:
-        model = nnx.merge(graph, weights)
-
-        def of_prompt(prompt: TokenPrompts) -> Float[Array, " answers"]:
-            rows = TokenPrompts(*(part[None, :] for part in prompt)).repeat(len(prefixes))
-            hidden = model.hidden(*joined(rows, prefixes))
-            # [prefixes, length, vocab]: the choice of every token of every answer.
-            choices = jax.nn.log_softmax(model.unembed(hidden[:, -length:]))
-            made = jnp.take_along_axis(choices[:, :-1], prefixes[..., None], axis=-1)
-            before = jnp.sum(made, axis=(1, 2))
-            return (before[:, None] + choices[:, -1, :num_tokens]).reshape(-1)
-
-        return jax.lax.map(of_prompt, prompts)
+        model, count = nnx.merge(graph, weights), len(prompts.tokens)
+        place, width = prompts.positions, prompts.tokens.shape[1]
+        layers = unstack(model)
+        logits, cache = prefill(
+            model, prompts.tokens, place, prompts.segments, context=width + length - 1
+        )
+        place, found = place[:, -1], jax.nn.log_softmax(logits)[:, :num_tokens]
+        for _ in range(length - 1):  # the beginnings so far, each with every token behind it
+            cache, place = repeat(cache, num_tokens), jnp.repeat(place, num_tokens) + 1
+            logits, cache = decode(layers, cache, jnp.tile(tokens, found.size // num_tokens), place)
+            choices = jax.nn.log_softmax(logits)[:, :num_tokens]
+            found = (found.reshape(-1, 1) + choices).reshape(count, -1)
+        return found
 
     return log_probs
 

@@ -4,18 +4,21 @@ Best-of-N of the reference, both KLs to it, and the best that a family of polici
 exact gradient of Jeffreys (BOND, Eq. 11) instead of a sampled one.
 """
 
+import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
+from jax.tree_util import Partial
 from jaxtyping import Array, Float, Int
 
 from matchbook.bond import best_of_n
 from matchbook.bond.algorithms.anchors import fixed
 from matchbook.bond.algorithms.state import Metrics, PolicyState, Step, advance
 from matchbook.bond.policies import LogPmf, Prompts, Weights
+from matchbook.bond.quantiles import log_masses, normalise
 from matchbook.divergences import backward_kl, forward_kl, jeffreys
 
 LogProbs = Float[Array, "prompts answers"]
@@ -44,25 +47,60 @@ def evaluation(
       ``exact_backward_kl`` KL(policy || BoN), ``exact_reward``, ``exact_log_quantile`` and
       ``exact_win_rate`` against the reference.
     """
-    target = best_of_n.log_pmf(reference, rewards, n)
-
-    @jax.jit
-    def measured(
-        weights: Weights, prompts: Prompts, target: LogProbs, reference: LogProbs, rewards: Table
-    ) -> Metrics:
-        policy = log_pmf(weights, prompts)
-        numbers = {
-            "exact_kl_to_reference": forward_kl(policy, reference),
-            "exact_forward_kl": forward_kl(target, policy),
-            "exact_backward_kl": backward_kl(target, policy),
-            "exact_reward": jnp.sum(jnp.exp(policy) * rewards, axis=-1),
-            "exact_log_quantile": best_of_n.expected_log_quantile(policy, reference, rewards),
-            "exact_win_rate": best_of_n.win_rate(policy, reference, rewards),
-        }
-        return {name: jnp.mean(value) for name, value in numbers.items()}
-
+    listed = _listed(best_of_n.log_pmf(reference, rewards, n), reference, rewards)
     # As arguments: of constants the compiler would compute all that it can, by itself and slowly.
-    return lambda state: measured(state.weights, prompts, target, reference, rewards)
+    return lambda state: _measured(log_pmf, state.weights, prompts, listed)
+
+
+def numbers(policy: LogProbs, target: LogProbs, reference: LogProbs, rewards: Table) -> Metrics:
+    """The numbers of `evaluation` from log-probabilities of all answers; means over the prompts."""
+    return _numbers(policy, _listed(target, reference, rewards))
+
+
+class Listed(NamedTuple):
+    """What does not depend on the policy, of all answers: sorted once, looked up ever after.
+
+    target: log-probabilities of Best-of-N.
+    log_quantiles: log p_<= under the reference.
+    beaten: the share of the reference's answers that an answer beats, ties counted half.
+    """
+
+    target: LogProbs
+    reference: LogProbs
+    rewards: Table
+    log_quantiles: Table
+    beaten: Table
+
+
+@jax.jit
+def _listed(target: LogProbs, reference: LogProbs, rewards: Table) -> Listed:
+    masses = log_masses(reference, rewards)
+    return Listed(
+        target=target,
+        reference=normalise(reference),
+        rewards=rewards.astype(jnp.float32),
+        log_quantiles=masses.log_quantiles.less_equal,
+        beaten=jnp.exp(masses.worse) + jnp.exp(masses.tied) / 2,
+    )
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _measured(log_pmf: LogPmf, weights: Weights, prompts: Prompts, listed: Listed) -> Metrics:
+    return _numbers(log_pmf(weights, prompts), listed)
+
+
+def _numbers(policy: LogProbs, listed: Listed) -> Metrics:
+    probs = jnp.exp(policy)
+    log_quantiles = jnp.where(jnp.isneginf(policy), 0, listed.log_quantiles)  # never 0 * -inf
+    of_prompts = {
+        "exact_kl_to_reference": forward_kl(policy, listed.reference),
+        "exact_forward_kl": forward_kl(listed.target, policy),
+        "exact_backward_kl": backward_kl(listed.target, policy),
+        "exact_reward": jnp.sum(probs * listed.rewards, axis=-1),
+        "exact_log_quantile": jnp.sum(probs * log_quantiles, axis=-1),
+        "exact_win_rate": jnp.sum(probs * listed.beaten, axis=-1),
+    }
+    return {name: jnp.mean(value) for name, value in of_prompts.items()}
 
 
 def jeffreys_step(
@@ -82,13 +120,23 @@ def jeffreys_step(
       ValueError: `beta` outside [0, 1].
     """
 
-    def step(state: PolicyState, batch: Any) -> tuple[PolicyState, Metrics]:
-        def loss(weights: Weights) -> tuple[jax.Array, Metrics]:
-            return jnp.mean(jeffreys(target, log_pmf(weights, prompts), beta=beta)), {}
+    descend = functools.partial(_descend, log_pmf, optimizer, beta)
+    return Partial(descend, prompts, target)  # as arguments of the compiled program, see above
 
-        return advance(state, state.key, optimizer, fixed, loss)
 
-    return step
+def _descend(
+    log_pmf: LogPmf,
+    optimizer: optax.GradientTransformation,
+    beta: int | float,
+    prompts: Prompts,
+    target: LogProbs,
+    state: PolicyState,
+    batch: Any,
+) -> tuple[PolicyState, Metrics]:
+    def loss(weights: Weights) -> tuple[jax.Array, Metrics]:
+        return jnp.mean(jeffreys(target, log_pmf(weights, prompts), beta=beta)), {}
+
+    return advance(state, state.key, optimizer, fixed, loss)
 
 
 def table_reward(table: Table) -> Callable[[Any, Any], Float[Array, "prompts samples"]]:

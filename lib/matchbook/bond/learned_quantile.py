@@ -5,7 +5,6 @@ variable; the binary cross-entropy of single comparisons is least where that cha
 Like a policy it is a pure function of its weights. Trained by `algorithms.learned_bond_step`.
 """
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -14,8 +13,17 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from matchbook.bond.policies import Weights
-from matchbook.bond.sequences import TokenPrompts, counted, joined
+from matchbook.bond.scalar_head import head_on_trunk, scalar_head
+
+__all__ = [
+    "Logits",
+    "QuantileModel",
+    "head_on_trunk",
+    "log_quantile",
+    "quantile_loss",
+    "table_quantile",
+    "transformer_quantile",
+]
 
 Logits = Float[Array, "prompts samples"]
 QuantileModel = Callable[[Any, Any, Any], Logits]
@@ -46,32 +54,10 @@ def table_quantile(
     return jnp.take_along_axis(logits[prompts], answers, axis=1)
 
 
-@functools.lru_cache
 def transformer_quantile(graph: nnx.GraphDef, stop_tokens: tuple[int, ...] = ()) -> QuantileModel:
     """A linear head on the stream at an answer's last token, of a trunk of its own.
 
-    Its weights are those of `head_on_trunk`; the trunk learns too.
+    Its weights are those of `head_on_trunk`: with a head of zeros all quantiles start as 1/2. The
+    trunk learns too.
     """
-
-    def logits(
-        weights: Weights, prompts: TokenPrompts, answers: Int[Array, "prompts samples time"]
-    ) -> Logits:
-        num_prompts, num_samples, time = answers.shape
-        flat = answers.reshape(-1, time)
-        model = nnx.merge(graph, weights["trunk"])
-        hidden = model.hidden(*joined(prompts.repeat(num_samples), flat))
-        last = jnp.sum(counted(flat, stop_tokens), axis=1) + prompts.tokens.shape[1] - 1
-        stream = hidden[jnp.arange(flat.shape[0]), last].astype(jnp.float32)
-        values = stream @ weights["head"]["kernel"] + weights["head"]["bias"]
-        return values.reshape(num_prompts, num_samples)
-
-    return logits
-
-
-def head_on_trunk(trunk: Weights, embed_dim: int) -> dict[str, Any]:
-    """Initial weights for `transformer_quantile`: the reference's trunk, a head of zeros.
-
-    All quantiles start as 1/2.
-    """
-    head = {"kernel": jnp.zeros(embed_dim, jnp.float32), "bias": jnp.zeros((), jnp.float32)}
-    return {"trunk": jax.tree.map(jnp.copy, trunk), "head": head}
+    return scalar_head(graph, stop_tokens)

@@ -33,6 +33,13 @@ def mean_log_estimate(p: Numbers, k: int, rule: ZeroRule) -> Numbers:
     return binom.pmf(counts, k, np.asarray(p, float)[..., None]) @ log_estimate(counts, k, rule)
 
 
+def rms_log_error(p: Numbers, k: int, rule: ZeroRule) -> Numbers:
+    """Root of the mean squared difference of `log_estimate` and log p: bias and noise together."""
+    counts, p = np.arange(k + 1), np.asarray(p, float)[..., None]
+    errors = log_estimate(counts, k, rule) - np.log(p)
+    return np.sqrt(np.sum(binom.pmf(counts, k, p) * errors**2, axis=-1))
+
+
 def probability_of_zero(p: Numbers, k: int) -> Numbers:
     """The chance that no sample is as low as the answer: ``(1 - p)^k``."""
     return (1 - np.asarray(p, float)) ** k

@@ -15,8 +15,11 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Key
 
+from matchbook.bond.branches import apart, branched, branched_attention
 from matchbook.bond.policies import LogProbs, Policy, Weights
 from matchbook.gemma import Transformer
+from matchbook.gemma.rollout import rollout
+from matchbook.gemma.sampling import row_keys, sampling
 
 
 class TokenPrompts(NamedTuple):
@@ -56,6 +59,22 @@ def token_prompts(prompts: Sequence[Sequence[int]]) -> TokenPrompts:
     return TokenPrompts(jnp.asarray(tokens), jnp.asarray(segments))
 
 
+def token_answers(
+    answers: Sequence[Sequence[int]], num_new: int
+) -> Int[np.ndarray, "answers num_new"]:
+    """Answers from lists of tokens, the stop included, 0 behind it: as a policy samples them.
+
+    Raises:
+      ValueError: an answer without a token, or with more than `num_new`.
+    """
+    tokens = np.zeros((len(answers), num_new), np.int32)
+    for row, answer in enumerate(answers):
+        if not 0 < len(answer) <= num_new:
+            raise ValueError(f"answer {row}: expected 1 to {num_new} tokens, got {len(answer)}")
+        tokens[row, : len(answer)] = answer
+    return tokens
+
+
 def counted(
     answers: Int[Array, "*batch time"], stop_tokens: tuple[int, ...]
 ) -> Bool[Array, "*batch time"]:
@@ -68,36 +87,38 @@ def counted(
     return stops_before == 0
 
 
-def joined(
-    prompts: TokenPrompts, answers: Int[Array, "prompts time"]
-) -> tuple[Int[Array, "prompts all_time"], ...]:
-    """Tokens, positions and segments of prompts with one answer behind each."""
-    shape = answers.shape
-    after = prompts.positions[:, -1:] + 1 + jnp.arange(shape[1], dtype=jnp.int32)[None, :]
-    parts = (prompts.tokens, answers), (prompts.positions, after)
-    parts += ((prompts.segments, jnp.ones(shape, prompts.segments.dtype)),)
-    tokens, positions, segments = (
-        jnp.concatenate([a, b.astype(a.dtype)], axis=1) for a, b in parts
-    )
-    return tokens, positions, segments
+def answer_streams(
+    model: Transformer, prompts: TokenPrompts, answers: Int[Array, "prompts samples read"]
+) -> Float[Array, "prompts samples read_and_1 embed"]:
+    """The model's last stream at the end of the prompt and at each token of each answer.
 
-
-def token_log_probs(
-    model: Transformer, prompts: TokenPrompts, answers: Int[Array, "prompts time"]
-) -> Float[Array, "prompts time"]:
-    """Log-probability of each token of one answer a prompt, given all before it; float32.
+    The prompt is read once for all its answers.
 
     Raises:
-      ValueError: the numbers of prompts and answers differ.
+      ValueError: the numbers of prompts and of rows of answers differ.
     """
     if prompts.tokens.shape[0] != answers.shape[0]:
         raise ValueError(
-            f"one answer a prompt is expected, got {answers.shape[0]} answers for "
-            f"{prompts.tokens.shape[0]} prompts: repeat the prompts"
+            f"answers are [prompts, samples, time]: expected as many rows as prompts, "
+            f"{prompts.tokens.shape[0]}, got {answers.shape}"
         )
-    before, width = answers.shape[1] - 1, prompts.tokens.shape[1]
-    hidden = model.hidden(*joined(prompts, answers[:, :before]))
-    log_probs = jax.nn.log_softmax(model.unembed(hidden[:, width - 1 :]))
+    samples, width = answers.shape[1], prompts.tokens.shape[1]
+    rows = branched((prompts.tokens, prompts.positions, prompts.segments), answers)
+    hidden = model.hidden(*rows, attend=branched_attention(samples, width))
+    streams = apart(hidden, samples, width)[:, width - 1 :]
+    return streams.reshape(*answers.shape[:2], *streams.shape[1:])
+
+
+def answer_log_probs(
+    model: Transformer, prompts: TokenPrompts, answers: Int[Array, "prompts samples time"]
+) -> Float[Array, "prompts samples time"]:
+    """Log-probability of each token of the answers, given all before it; float32.
+
+    Raises:
+      ValueError: as `answer_streams`.
+    """
+    streams = answer_streams(model, prompts, answers[..., :-1])
+    log_probs = jax.nn.log_softmax(model.unembed(streams))
     return jnp.take_along_axis(log_probs, answers[..., None], axis=-1)[..., 0]
 
 
@@ -108,8 +129,9 @@ def transformer_policy(
     """A transformer that answers with at most `num_new` tokens, as a policy.
 
     Its answers are ``[prompts, samples, num_new]``, 0 after a stop token, and its prompts
-    `TokenPrompts`. `sample` runs the plain model over the whole width for every token, without a
-    cache: right for answers of a few tokens, `num_new` times too dear for long ones.
+    `TokenPrompts`. Both functions read a prompt once for all its answers: `sample` fills a cache
+    and repeats it, `log_prob` puts the answers side by side in one row. Sampling is at temperature
+    1 from all of the vocabulary, for it is of this distribution that `log_prob` speaks.
 
     Args:
       graph: static part of the model, from `nnx.split`.
@@ -120,40 +142,22 @@ def transformer_policy(
     def log_prob(
         weights: Weights, prompts: TokenPrompts, answers: Int[Array, "prompts samples time"]
     ) -> LogProbs:
-        num_prompts, num_samples, time = answers.shape
-        flat = answers.reshape(-1, time)
-        each = token_log_probs(nnx.merge(graph, weights), prompts.repeat(num_samples), flat)
-        total = jnp.sum(jnp.where(counted(flat, stop_tokens), each, 0.0), axis=-1)
-        return total.reshape(num_prompts, num_samples)
+        each = answer_log_probs(nnx.merge(graph, weights), prompts, answers)
+        return jnp.sum(jnp.where(counted(answers, stop_tokens), each, 0.0), axis=-1)
 
     def sample(
         weights: Weights, prompts: TokenPrompts, key: Key[Array, ""], num_samples: int
     ) -> tuple[Int[Array, "prompts samples time"], LogProbs]:
-        model, rows = nnx.merge(graph, weights), prompts.repeat(num_samples)
-        num_rows, width = rows.tokens.shape
-        inputs = joined(rows, jnp.zeros((num_rows, num_new), jnp.int32))
-        keys = jax.random.split(key, num_new)
-
-        def choose(index: Array, carry: tuple[Array, ...]) -> tuple[Array, ...]:
-            tokens, log_probs, stopped = carry
-            hidden = model.hidden(tokens, *inputs[1:])
-            last = jax.lax.dynamic_index_in_dim(hidden, width - 1 + index, 1, keepdims=False)
-            choices = jax.nn.log_softmax(model.unembed(last))
-            token = jax.random.categorical(keys[index], choices).astype(jnp.int32)
-            token = jnp.where(stopped, 0, token)
-            chosen = jnp.take_along_axis(choices, token[:, None], axis=1)[:, 0]
-            tokens = jax.lax.dynamic_update_slice(tokens, token[:, None], (0, width + index))
-            log_probs = log_probs + jnp.where(stopped, 0.0, chosen)
-            return tokens, log_probs, stopped | ~counted(_then(token), stop_tokens)[:, 1]
-
-        start = inputs[0], jnp.zeros(num_rows, jnp.float32), jnp.zeros(num_rows, bool)
-        tokens, log_probs, _ = jax.lax.fori_loop(0, num_new, choose, start)
-        answers = tokens[:, width:].reshape(-1, num_samples, num_new)
-        return answers, log_probs.reshape(-1, num_samples)
+        keys = row_keys(key, prompts.tokens.shape[0], num_samples)
+        drawn = rollout(
+            nnx.merge(graph, weights),
+            prompts.tokens,
+            prompts.positions,
+            prompts.segments,
+            keys,
+            sampling(temperature=1.0, stop_tokens=stop_tokens),
+            num_new=num_new,
+        )
+        return drawn.tokens, jnp.sum(drawn.log_probs, axis=-1)
 
     return Policy(sample, log_prob)
-
-
-def _then(token: Int[Array, " rows"]) -> Int[Array, "rows 2"]:
-    """A token and one more, which counts unless the first is a stop."""
-    return jnp.stack([token, jnp.full_like(token, -1)], axis=1)

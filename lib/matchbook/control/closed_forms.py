@@ -83,3 +83,24 @@ class LinearQuadratic(NamedTuple):
         following = self.a * x + self.b * u
         expected = self.value(following) - self.cost * self.noise**2
         return -(self.q * x**2 + self.r * u**2) + self.discount * expected
+
+    def policy_action_value(
+        self, gain: float, std: float, x: float | np.ndarray, u: float | np.ndarray
+    ) -> float | np.ndarray:
+        """One step of any action, then `u = -gain x` plus N(0, std^2) for ever.
+
+        That policy costs `P x^2 + c` with `P = (q + r gain^2) / (1 - g (a - b gain)^2)` and
+        `c (1 - g) = (r + g P b^2) std^2 + g P noise^2`.
+
+        Raises:
+            ValueError: the gain does not keep the discounted cost finite.
+        """
+        shrink = self.discount * (self.a - self.b * gain) ** 2
+        if shrink >= 1:
+            raise ValueError(f"gain {gain} has an infinite cost; the best one is {self.gain}")
+        cost = (self.q + self.r * gain**2) / (1 - shrink)
+        noise = self.discount * cost * self.noise**2
+        constant = (self.r + self.discount * cost * self.b**2) * std**2 + noise
+        following = cost * (self.a * x + self.b * u) ** 2 + self.discount**-1 * noise
+        following += constant / (1 - self.discount)
+        return -(self.q * x**2 + self.r * u**2) - self.discount * following

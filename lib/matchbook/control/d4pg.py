@@ -12,10 +12,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from matchbook.control import networks
+from matchbook.control import networks, normalization
 from matchbook.control.learning import Metrics, Networks, State, clipped_adam, copy_every, descend
 from matchbook.control.transitions import Transition
-from matchbook.critics import Critic, Target
+from matchbook.critics import Critic
 from matchbook.critics.interface import Key
 
 
@@ -34,6 +34,8 @@ class D4PG:
         max_gradient_norm: of policy and critic, each.
         max_action_gradient: largest length of the value's gradient in an action.
         target_period: updates between hard copies of both networks into their targets.
+        normalization_rate: how fast the unit of returns follows the targets (`normalization`), such
+            as 1e-3; then the scale of rewards does not matter. None: no unit, as in Acme.
     """
 
     observation_size: int
@@ -46,6 +48,11 @@ class D4PG:
     max_gradient_norm: int | float = 40.0
     max_action_gradient: int | float = 1.0
     target_period: int = 100
+    normalization_rate: int | float | None = None
+
+    def __post_init__(self) -> None:
+        if self.normalization_rate is not None:
+            normalization.check(self.critic, self.normalization_rate)
 
     def init(self, seed: int) -> State:
         """Fresh networks, with equal copies as targets."""
@@ -59,6 +66,9 @@ class D4PG:
             networks.init_deterministic_policy(policy_key, *sizes, self.policy_sizes),
             networks.init_critic_network(self.critic, critic_key, *sizes, self.critic_sizes),
         )
+        if self.normalization_rate is not None:
+            unit = normalization.no_unit()
+            online = online._replace(critic=online.critic._replace(unit=unit))
         adam = self._optimizer
         optimizer = Networks(adam.init(online.policy), adam.init(online.critic))
         return State(online, online, (), optimizer, (), key, jnp.zeros((), jnp.int32))
@@ -76,7 +86,10 @@ class D4PG:
         following = networks.returns(
             self.critic, state.target.critic, batch.next_observations, behind[None]
         )
-        target = Target(batch.rewards, batch.discounts, following)
+        next_values, rate = self.critic.mean(following), self.normalization_rate
+        state = normalization.keep_up(self.critic, state, batch, next_values, rate)
+        units = state.target.critic.unit, state.online.critic.unit
+        target = normalization.bellman(batch, following, *units)
         goes_on = (batch.discounts > 0).astype(jnp.float32)
 
         def critic_loss(critic: Any) -> Array:
@@ -86,15 +99,16 @@ class D4PG:
         def act(policy: Any) -> Array:
             return networks.deterministic(policy, batch.next_observations)
 
-        def value(actions: Array) -> Array:
+        def value(actions: Array) -> tuple[Array, Array]:
             laws = networks.returns(
                 self.critic, state.online.critic, batch.next_observations, actions
             )
-            return jnp.sum(self.critic.mean(laws) * goes_on)
+            values = self.critic.mean(laws)  # in the critic's unit
+            return jnp.sum(values * goes_on), values
 
         loss, critic_gradient = jax.value_and_grad(critic_loss)(state.online.critic)
         actions, pull_back = jax.vjp(act, state.online.policy)
-        total, uphill = jax.value_and_grad(value)(actions)
+        uphill, values = jax.grad(value, has_aux=True)(actions)
         length = jnp.linalg.norm(uphill, axis=-1, keepdims=True)
         clipped = uphill * jnp.minimum(1.0, self.max_action_gradient / jnp.maximum(length, 1e-12))
         (policy_gradient,) = pull_back(-clipped / len(batch.rewards))
@@ -112,9 +126,10 @@ class D4PG:
             optimizer=Networks(policy_optimizer, critic_optimizer),
             step=step,
         )
+        values = goes_on * normalization.in_units_of_return(values, units[1])
         return new, {
             "critic_loss": loss,
-            "value": total / len(batch.rewards),
+            "value": jnp.mean(values),
             "action_gradient": jnp.mean(length),
         }
 

@@ -14,12 +14,12 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
-from matchbook.control import mpo, networks
+from matchbook.control import mpo, networks, normalization
 from matchbook.control.learning import Metrics, Networks, State, clipped_adam, copy_every, descend
 from matchbook.control.mpo import TrustRegion
 from matchbook.control.networks import GaussianPolicy
 from matchbook.control.transitions import Transition
-from matchbook.critics import Critic, Target
+from matchbook.critics import Critic
 from matchbook.critics.interface import Key
 
 
@@ -41,6 +41,8 @@ class DMPO:
         max_gradient_norm: of policy and critic, each.
         target_policy_period: updates between hard copies of the policy into the one that acts.
         target_critic_period: the same for the critic that is bootstrapped from.
+        normalization_rate: how fast the unit of returns follows the targets (`normalization`), such
+            as 1e-3; then the scale of rewards does not matter. None: no unit, as in the paper.
     """
 
     observation_size: int
@@ -56,6 +58,11 @@ class DMPO:
     max_gradient_norm: int | float = 40.0
     target_policy_period: int = 100
     target_critic_period: int = 100
+    normalization_rate: int | float | None = None
+
+    def __post_init__(self) -> None:
+        if self.normalization_rate is not None:
+            normalization.check(self.critic, self.normalization_rate)
 
     def init(self, seed: int) -> State:
         """Fresh networks, with equal copies as targets."""
@@ -70,6 +77,9 @@ class DMPO:
             networks.init_gaussian_policy(policy_key, *sizes, self.policy_sizes),
             networks.init_critic_network(self.critic, critic_key, *sizes, self.critic_sizes),
         )
+        if self.normalization_rate is not None:
+            unit = normalization.no_unit()
+            online = online._replace(critic=online.critic._replace(unit=unit))
         duals, adam = mpo.init_duals(self.action_size), self._optimizer
         return State(
             online=online,
@@ -100,8 +110,12 @@ class DMPO:
             self.critic, state.target.critic, batch.next_observations, actions
         )
         goes_on = (batch.discounts > 0).astype(jnp.float32)
-        q_values = self.critic.mean(following) * goes_on[None]
-        target = Target(batch.rewards, batch.discounts, following)
+        next_values = self.critic.mean(following)
+        rate = self.normalization_rate
+        state = normalization.keep_up(self.critic, state, batch, next_values, rate)
+        units = state.target.critic.unit, state.online.critic.unit
+        q_values = next_values * goes_on[None]
+        target = normalization.bellman(batch, following, *units)
 
         def loss(online: Networks, duals: mpo.Duals) -> tuple[Array, Metrics]:
             learning = self.policy(online.policy, batch.next_observations)
@@ -137,7 +151,8 @@ class DMPO:
             key=state.key,
             step=step,
         )
-        return new, metrics | {"value": jnp.mean(q_values)}
+        values = goes_on[None] * normalization.in_units_of_return(next_values, units[0])
+        return new, metrics | {"value": jnp.mean(values)}
 
     def policy(
         self, policy: GaussianPolicy, observations: Float[Array, "batch observation"]

@@ -46,10 +46,15 @@ class DeterministicPolicy(NamedTuple):
 
 
 class CriticNetwork(NamedTuple):
-    """A torso on observation and action, with the critic's own head."""
+    """A torso on observation and action, with the critic's own head.
+
+    `unit` is what the head's returns are measured in (`normalization.Unit`); None for the task's
+    own unit, as in the paper.
+    """
 
     torso: Torso
     head: Head
+    unit: Any = None
 
 
 def init_torso(key: Key, num_inputs: int, sizes: tuple[int, ...]) -> Torso:
@@ -139,7 +144,7 @@ def returns(
     actions: Float[Array, "*actions batch dims"],
 ) -> Any:
     """The critic's distributions, leaves `[*actions, batch, ...]`; actions count as clipped to
-    [-1, 1], which is what the environment makes of them.
+    [-1, 1], which is what the environment makes of them. Returns are in the network's unit.
     """
     features = apply_torso(network.torso, observations, jnp.clip(actions, -1, 1))
     return apply_head(critic, network.head, features)

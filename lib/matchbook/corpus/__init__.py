@@ -3,13 +3,16 @@
     data = corpus.dataset("environment", max_bytes=3_000_000, vocab_size=1024, time=128)
     stream = corpus.batches(data.train, batch_size=16, seed=0)
 
-The same call reads a folder or a file of one's own: `.txt`, `.jsonl` or `.parquet`.
+The same call reads a folder or a file of one's own: `.txt`, `.jsonl` or `.parquet`. `pairs` reads
+prompts with answers: functions and their docstrings, or one's own.
 """
 
 from matchbook.corpus.batches import batches
 from matchbook.corpus.dataset import Dataset, dataset, identity
 from matchbook.corpus.load import Corpus, load
 from matchbook.corpus.packing import Encoded, Rows, encode, pack, spread, take
+from matchbook.corpus.pair import Pair
+from matchbook.corpus.pairs import Pairs, encode_pairs, fitting, pairs
 from matchbook.corpus.token_store import TokenStoreError, TokenStoreWriter, read_token_store
 from matchbook.corpus.tokenizer import Tokenizer, train_tokenizer
 
@@ -17,6 +20,8 @@ __all__ = [
     "Corpus",
     "Dataset",
     "Encoded",
+    "Pair",
+    "Pairs",
     "Rows",
     "TokenStoreError",
     "TokenStoreWriter",
@@ -24,9 +29,12 @@ __all__ = [
     "batches",
     "dataset",
     "encode",
+    "encode_pairs",
+    "fitting",
     "identity",
     "load",
     "pack",
+    "pairs",
     "read_token_store",
     "spread",
     "take",

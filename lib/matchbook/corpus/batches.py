@@ -5,22 +5,23 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from matchbook.corpus.packing import Rows, take
+from matchbook.corpus.packing import take
 
 
 @runtime_checkable
-class Stream(Protocol):
+class Stream[AnyRows](Protocol):
     """An iterator with a position: a small dict, good for JSON."""
 
-    def __iter__(self) -> Iterator[Rows]: ...
-    def __next__(self) -> Rows: ...
+    def __iter__(self) -> Iterator[AnyRows]: ...
+    def __next__(self) -> AnyRows: ...
     def get_state(self) -> dict[str, Any]: ...
     def set_state(self, state: dict[str, Any]) -> None: ...
 
 
-def batches(rows: Rows, batch_size: int, seed: int) -> Stream:
+def batches(rows: Any, batch_size: int, seed: int) -> Stream:
     """Batches of `batch_size` rows, in an order that depends on the seed alone, for ever.
 
+    Rows are `Rows`, or another named tuple of arrays that begin with rows, one of them `tokens`.
     Each pass over the rows is shuffled anew; a batch may hold the end of one pass and the start of
     the next. Reading is in-process: the rows are in memory already.
 

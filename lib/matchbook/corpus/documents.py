@@ -106,14 +106,16 @@ def split(documents: Iterable[Document]) -> dict[str, tuple[str, ...]]:
     """Texts of the train, validation and test documents: all of a file fall on one side."""
     parts: dict[str, list[str]] = {"train": [], "validation": [], "test": []}
     for document in documents:
-        share = int.from_bytes(sha256(b"split" + document.group)[:8]) / 2**64
-        if share < TEST_SHARE:
-            parts["test"].append(document.text)
-        elif share < TEST_SHARE + VALIDATION_SHARE:
-            parts["validation"].append(document.text)
-        else:
-            parts["train"].append(document.text)
+        parts[split_of(document.group)].append(document.text)
     return {name: tuple(texts) for name, texts in parts.items()}
+
+
+def split_of(group: bytes) -> str:
+    """ "train", "validation" or "test": the same for all of a group, whatever else there is."""
+    share = int.from_bytes(sha256(b"split" + group)[:8]) / 2**64
+    if share < TEST_SHARE:
+        return "test"
+    return "validation" if share < TEST_SHARE + VALIDATION_SHARE else "train"
 
 
 def shred(documents: Sequence[Document]) -> list[Document]:

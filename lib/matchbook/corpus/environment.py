@@ -57,15 +57,21 @@ def documents(
     for order, path in ordered:
         if not selection.wants(order):
             return
-        try:
-            data = path.read_bytes()
-        except OSError:
-            skipped["unreadable"] += 1
-            continue
-        if len(data) > LARGEST_FILE:
-            skipped["over 128 KiB"] += 1
-        elif (text := decode(data, skipped)) is not None:
+        if (text := read(path, skipped)) is not None:
             yield Document(order, sha256(text), text)
+
+
+def read(path: Path, skipped: Counter[str]) -> str | None:
+    """The text of a file; None, and counted, if it cannot be had or is too large."""
+    try:
+        data = path.read_bytes()
+    except OSError:
+        skipped["unreadable"] += 1
+        return None
+    if len(data) > LARGEST_FILE:
+        skipped["over 128 KiB"] += 1
+        return None
+    return decode(data, skipped)
 
 
 def _is_source(name: str) -> bool:

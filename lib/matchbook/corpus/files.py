@@ -7,6 +7,7 @@ book larger than the size limit still makes a corpus.
 
 import difflib
 import json
+import os
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -25,7 +26,7 @@ def listing(path: Path) -> list[tuple[str, Path]]:
       ValueError: `path` is a file of another kind.
     """
     if not path.exists():
-        raise FileNotFoundError(f"no file or folder {str(path)!r}{_nearest(path)}")
+        raise FileNotFoundError(f"no file or folder {str(path)!r}{nearest(path)}")
     if path.is_file():
         if path.suffix.lower() not in READERS:
             raise ValueError(f"{path}: expected one of {_kinds()}, found {path.suffix!r}")
@@ -114,7 +115,17 @@ def _bytes(path: Path, skipped: Counter[str]) -> bytes | None:
         return None
 
 
-def _nearest(path: Path) -> str:
+def find(source: str | Path) -> Path:
+    """The source's path; a relative one may start where the user's shell is, too.
+
+    A notebook that is run from the command line works in its own folder, not in the shell's.
+    """
+    path = Path(source).expanduser()
+    there = Path(os.environ.get("PWD", "."), path)
+    return path if path.exists() else there
+
+
+def nearest(path: Path) -> str:
     """`: did you mean ...?` for a mistyped path, by the first part of it that does not exist."""
     missing = path.absolute()
     while not missing.parent.exists():

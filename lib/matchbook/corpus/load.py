@@ -1,7 +1,6 @@
 """From a source to three sets of texts, with a digest that says exactly which texts these were."""
 
 import dataclasses
-import os
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -66,7 +65,7 @@ def load(source: str | Path = ENVIRONMENT, *, max_bytes: int | None = None) -> C
     if source == ENVIRONMENT:
         found = environment.documents(environment.roots(), selection, skipped)
     else:
-        found = files.documents(_find(source), skipped)
+        found = files.documents(files.find(source), skipped)
     for document in found:
         selection.add(document)
     skipped["duplicate"] += selection.duplicates
@@ -75,16 +74,6 @@ def load(source: str | Path = ENVIRONMENT, *, max_bytes: int | None = None) -> C
     if not kept:
         raise ValueError(_empty(source, skipped))
     return _split(source, kept, skipped)
-
-
-def _find(source: str | Path) -> Path:
-    """The source's path; a relative one may start where the user's shell is, too.
-
-    A notebook that is run from the command line works in its own folder, not in the shell's.
-    """
-    path = Path(source).expanduser()
-    there = Path(os.environ.get("PWD", "."), path)
-    return path if path.exists() else there
 
 
 def _split(source: str | Path, kept: list[choose.Document], skipped: Counter[str]) -> Corpus:

@@ -11,7 +11,7 @@ segment, so a document's first token never is, nor the first of a row: 1 token i
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Int
@@ -84,6 +84,8 @@ def spread(rows: Rows, count: int) -> Rows:
     return take(rows, np.unique(np.linspace(0, total - 1, min(count, total)).round().astype(int)))
 
 
-def take(rows: Rows, index: slice | Int[np.ndarray, " rows"]) -> Rows:
-    """Some of the rows."""
-    return Rows(*(values[index] for values in rows))
+def take[AnyRows: tuple[Any, ...]](
+    rows: AnyRows, index: slice | Int[np.ndarray, " rows"]
+) -> AnyRows:
+    """Some of the rows: of `Rows`, or of another named tuple of arrays that begin with rows."""
+    return type(rows)(*(values[index] for values in rows))

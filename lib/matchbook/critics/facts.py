@@ -41,7 +41,7 @@ def parameterisation(key: Key, num_features: int = 256) -> dict[str, float]:
 
 def targets_per_transition(actions: int = 20) -> dict[str, float]:
     """How many scalar targets one transition has, counted on the arrays (of which none is made)."""
-    critic = MixtureOfGaussians()
+    critic = MixtureOfGaussians(estimator="sampled")
 
     def points_of(leaf: Array) -> Array:
         target = Target(jnp.zeros(1), jnp.ones(1), Mixture(leaf, leaf, leaf))
@@ -116,7 +116,7 @@ def sampled_gradient(key: Key, repeats: int = 4096, num_samples: int = 8) -> dic
     `z` is the largest distance in standard errors over the nine parameters; `relative_error` the
     distance of the two vectors, over the exact one's length.
     """
-    critic = MixtureOfGaussians(components=3, num_samples=num_samples)
+    critic = MixtureOfGaussians(components=3, estimator="sampled", num_samples=num_samples)
     gradients = jax.vmap(lambda key: mixture_gradient(critic, key))(jax.random.split(key, repeats))
     drawn, exact = np.asarray(gradients, np.float64), exact_mixture_gradient()
     gaps = drawn.mean(0) - exact

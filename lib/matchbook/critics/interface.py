@@ -85,6 +85,15 @@ class Critic[D](Protocol):
         ...
 
 
+@runtime_checkable
+class Affine(Protocol):
+    """A critic whose last layer can move and stretch every return distribution at once."""
+
+    def rescaled_head(self, head: Head, shift: Float[Array, ""], factor: Float[Array, ""]) -> Head:
+        """The head that says `shift + factor * Z` wherever `head` says `Z`; `factor` above 0."""
+        ...
+
+
 def init_head(critic: Critic, key: Key, num_features: int) -> Head:
     """A fresh last layer, near-zero as each critic's paper or code has it."""
     kernel = critic.initializer(key, (num_features, critic.num_outputs), jnp.float32)

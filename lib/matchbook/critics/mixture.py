@@ -1,8 +1,10 @@
 """The mixture-of-Gaussians critic (Shahriari et al. 2022): no support, no bins.
 
-Its loss is the cross-entropy from the Bellman target to the mixture, estimated in two ways:
-`sampled`, the paper's, draws returns; `quadrature` puts Gauss-Hermite nodes on every component of
-the target instead, and has no sampling noise given the reward and the next state.
+Its loss is the cross-entropy from the Bellman target to the mixture, estimated in three ways.
+`sampled`, the paper's, draws returns. Unusual: `stratified`, the default, draws one from each of
+`num_nodes` equally likely slices of every component of the target, in mirrored pairs: no bias, and
+less noise from a third of the points. `quadrature` puts Gauss-Hermite nodes there: no noise.
+`estimators` has the numbers behind the choice.
 """
 
 import math
@@ -15,7 +17,7 @@ import numpy as np
 from jax.nn.initializers import Initializer, variance_scaling
 from jaxtyping import Array, Float
 
-from matchbook.critics.interface import Key, Target, check_positive, stop_gradient
+from matchbook.critics.interface import Head, Key, Target, check_positive, stop_gradient
 
 LOG_SQRT_2PI = 0.5 * math.log(2 * math.pi)
 KNOTS = np.linspace(-6.0, 6.0, 97, dtype=np.float32)  # in standard deviations: 2e-9 lies outside
@@ -31,22 +33,28 @@ class Mixture(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class MixtureOfGaussians:
-    """Settings of the critic; defaults are those of the authors' code.
+    """Settings of the critic; defaults are those of the authors' code but for the estimator.
 
     Arguments:
         components: Gaussians in the mixture.
         init_scale: standard deviation of each component where the scale output is 0, in units of
             return.
         min_scale: added to every scale.
-        estimator: "sampled" or "quadrature".
+        estimator: "stratified", "sampled" (the authors') or "quadrature".
+        widths: what makes a scale of the scale output `x`: "softplus", the authors', is
+            `init_scale * softplus(x) / softplus(0) + min_scale`; "exp" is `init_scale * exp(x) +
+            min_scale`, whose unit can be changed, and which Adam moves by the same share at any
+            width.
         num_samples: returns drawn for every next action ("sampled").
-        num_nodes: nodes on each component of the target ("quadrature").
+        num_nodes: returns on each component of the target ("stratified", where it is even, and
+            "quadrature").
     """
 
     components: int = 5
     init_scale: float = 1e-3
     min_scale: float = 1e-4
-    estimator: Literal["sampled", "quadrature"] = "sampled"
+    estimator: Literal["stratified", "sampled", "quadrature"] = "stratified"
+    widths: Literal["softplus", "exp"] = "softplus"
     num_samples: int = 128
     num_nodes: int = 8
 
@@ -58,10 +66,10 @@ class MixtureOfGaussians:
             num_samples=self.num_samples,
             num_nodes=self.num_nodes,
         )
-        if self.estimator not in ("sampled", "quadrature"):
-            raise ValueError(
-                f"estimator must be 'sampled' or 'quadrature', got {self.estimator!r}; choose one"
-            )
+        _check_choice("estimator", self.estimator, ("stratified", "sampled", "quadrature"))
+        _check_choice("widths", self.widths, ("softplus", "exp"))
+        if self.estimator == "stratified" and self.num_nodes % 2:
+            raise ValueError(f"num_nodes must be even for stratified pairs, got {self.num_nodes}")
 
     @property
     def num_outputs(self) -> int:
@@ -74,10 +82,25 @@ class MixtureOfGaussians:
         return variance_scaling(1e-5, "fan_in", "truncated_normal")
 
     def distribution(self, outputs: Float[Array, "*batch outputs"]) -> Mixture:
-        """Three slices of the outputs; `scale = init_scale * softplus(x) / softplus(0) + min`."""
+        """Three slices of the outputs: logits, means, and what `widths` makes scales of."""
         logits, means, raw = jnp.split(outputs.astype(jnp.float32), 3, axis=-1)
-        scales = self.init_scale / math.log(2) * jax.nn.softplus(raw) + self.min_scale
-        return Mixture(logits, means, scales)
+        relative = jnp.exp(raw) if self.widths == "exp" else jax.nn.softplus(raw) / math.log(2)
+        return Mixture(logits, means, self.init_scale * relative + self.min_scale)
+
+    def rescaled_head(self, head: Head, shift: Float[Array, ""], factor: Float[Array, ""]) -> Head:
+        """Weights and means exactly, widths but for `min_scale`; see `Affine`.
+
+        Raises:
+            ValueError: the widths are not "exp": no linear layer stretches a softplus.
+        """
+        if self.widths != "exp":
+            raise ValueError(
+                f"widths must be 'exp' to change the unit of returns, got {self.widths!r}"
+            )
+        one, none = jnp.ones(self.components), jnp.zeros(self.components)
+        factors = jnp.concatenate([one, factor * one, one])
+        shifts = jnp.concatenate([none, shift + none, jnp.log(factor) + none])
+        return Head(head.kernel * factors[None], head.bias * factors + shifts)
 
     def mean(self, distribution: Mixture) -> Float[Array, "*batch"]:
         """`sum_k w_k mu_k`: all that a risk-neutral policy reads."""
@@ -120,12 +143,11 @@ class MixtureOfGaussians:
         self, distribution: Mixture, values: Float[Array, "points *batch"]
     ) -> Float[Array, "points *batch"]:
         """`log sum_k w_k N(value; mu_k, s_k)`, per unit of return, in nats."""
-        scales = distribution.scales[None]
-        scaled = (values[..., None] - distribution.means[None]) / scales
-        log_weights = jax.nn.log_softmax(distribution.logits)[None]
-        return jax.nn.logsumexp(
-            log_weights - jnp.log(scales) - LOG_SQRT_2PI - 0.5 * jnp.square(scaled), axis=-1
-        )
+        # Components lead, so that the innermost axis is long: a third faster on a CPU.
+        logits, means, scales = (jnp.moveaxis(leaf, -1, 0)[:, None] for leaf in distribution)
+        heights = jax.nn.log_softmax(logits, axis=0) - jnp.log(scales) - LOG_SQRT_2PI
+        scaled = (values[None] - means) / scales
+        return jax.nn.logsumexp(heights - 0.5 * jnp.square(scaled), axis=0)
 
     def loss(self, distribution: Mixture, target: Target, key: Key) -> Float[Array, "*batch"]:
         """`-E log p(r + discount * z)` over the target's actions and their returns `z`."""
@@ -137,20 +159,37 @@ class MixtureOfGaussians:
     ) -> tuple[Float[Array, "points *batch"], Float[Array, "points *batch"]]:
         """The scalar targets of every row and their weights, which sum to 1 over `points`.
 
-        20 actions with 128 samples each make the paper's 2560 points; quadrature makes
-        `actions * components * num_nodes`, whatever the key.
+        20 actions with 128 samples each make the paper's 2560 points; the others make
+        `actions * components * num_nodes`.
         """
         if self.estimator == "sampled":
             points = self.sample(target.next, key, self.num_samples)
             weights = jnp.ones_like(points)
         else:
-            nodes, node_weights = np.polynomial.hermite_e.hermegauss(self.num_nodes)
-            shape = (-1, *(1,) * target.next.means.ndim)
-            spread = jnp.asarray(nodes, jnp.float32).reshape(shape) * target.next.scales[None]
-            points = jnp.moveaxis(target.next.means[None] + spread, -1, 1)
-            weights = jnp.asarray(node_weights, jnp.float32).reshape(shape)
-            weights = jnp.moveaxis(weights * jax.nn.softmax(target.next.logits)[None], -1, 1)
+            logits, means, scales = (jnp.moveaxis(leaf, -1, 0)[None] for leaf in target.next)
+            nodes, shares = self._nodes(key, means.shape[1:])
+            points = means + nodes * scales
+            weights = shares * jax.nn.softmax(logits, axis=1)
         batch = target.rewards.shape
         points, weights = points.reshape(-1, *batch), weights.reshape(-1, *batch)
         returns = target.rewards[None] + target.discounts[None] * points
         return returns, weights / jnp.sum(weights, axis=0, keepdims=True)
+
+    def _nodes(self, key: Key, shape: tuple[int, ...]) -> tuple[Array, Array]:
+        """Places on a standard normal, and their shares, `[num_nodes, *shape or ones]`."""
+        column = -1, *(1,) * len(shape)
+        if self.estimator == "quadrature":
+            nodes, shares = np.polynomial.hermite_e.hermegauss(self.num_nodes)
+            pair = jnp.asarray(nodes, jnp.float32), jnp.asarray(shares, jnp.float32)
+            return pair[0].reshape(column), pair[1].reshape(column)
+        half = self.num_nodes // 2
+        slices = jnp.arange(half, dtype=jnp.float32).reshape(column)
+        within = jax.random.uniform(key, (half, *shape), jnp.float32, minval=1e-6)
+        # The normal quantile, in the form that costs a twentieth of `ndtri`.
+        below = math.sqrt(2) * jax.lax.erf_inv(2 / self.num_nodes * (slices + within) - 1)
+        return jnp.concatenate([below, -below]), jnp.ones((self.num_nodes, *column[1:]))
+
+
+def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {choices}, got {value!r}; choose one")

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax.nn.initializers import Initializer, variance_scaling
 from jaxtyping import Array, Float
 
-from matchbook.critics.interface import Key, Target, check_positive, stop_gradient
+from matchbook.critics.interface import Head, Key, Target, check_positive, stop_gradient
 
 
 class Quantiles(NamedTuple):
@@ -74,6 +74,10 @@ class Quantile:
     def distribution(self, outputs: Float[Array, "*batch outputs"]) -> Quantiles:
         """The outputs are the places."""
         return Quantiles(outputs.astype(jnp.float32))
+
+    def rescaled_head(self, head: Head, shift: Float[Array, ""], factor: Float[Array, ""]) -> Head:
+        """Exactly `shift + factor * outputs`; see `Affine`."""
+        return Head(factor * head.kernel, factor * head.bias + shift)
 
     def mean(self, distribution: Quantiles) -> Float[Array, "*batch"]:
         """The average place."""

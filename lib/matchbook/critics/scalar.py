@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax.nn.initializers import Initializer, truncated_normal
 from jaxtyping import Array, Float
 
-from matchbook.critics.interface import Key, Target, stop_gradient
+from matchbook.critics.interface import Head, Key, Target, stop_gradient
 
 
 class Value(NamedTuple):
@@ -36,6 +36,10 @@ class Scalar:
     def distribution(self, outputs: Float[Array, "*batch outputs"]) -> Value:
         """The one output is the value."""
         return Value(outputs.astype(jnp.float32)[..., 0])
+
+    def rescaled_head(self, head: Head, shift: Float[Array, ""], factor: Float[Array, ""]) -> Head:
+        """Exactly `shift + factor * outputs`; see `Affine`."""
+        return Head(factor * head.kernel, factor * head.bias + shift)
 
     def mean(self, distribution: Value) -> Float[Array, "*batch"]:
         """The value."""

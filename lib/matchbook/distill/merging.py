@@ -6,6 +6,7 @@ about zero, and each layer turns by its own angle, also where layers are stacked
 All are computed in float32 and returned in the dtype of what came in.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -51,6 +52,43 @@ def moving_average(average: Weights, weights: Weights, rate: int | float) -> Wei
       ValueError: a rate outside [0, 1], or trees of different structure.
     """
     return interpolate(average, weights, rate)
+
+
+class Averaged(NamedTuple):
+    """The state of `averaged_step`: any step's own, and the average of its weights."""
+
+    inner: Any
+    average: Weights
+
+    @property
+    def weights(self) -> Weights:
+        return self.average
+
+
+def averaged_state(inner: Any) -> Averaged:
+    """The state before the first step, from the step's own."""
+    return Averaged(inner, moving_average_start(inner.weights))
+
+
+def averaged_step(step: Callable[..., Any], rate: int | float) -> jax.tree_util.Partial:
+    """A training step that keeps the moving average of its weights beside them.
+
+    Raises:
+      ValueError: a rate outside [0, 1].
+    """
+    _check_share(rate, "rate")
+    bound = step if isinstance(step, jax.tree_util.Partial) else jax.tree_util.Partial(step)
+    return jax.tree_util.Partial(_averager(rate), bound)
+
+
+@functools.lru_cache
+def _averager(rate: int | float) -> Callable[..., Any]:
+    def averaged(step: Callable[..., Any], state: Averaged, batch: Any) -> tuple[Averaged, Any]:
+        inner, metrics = step(state.inner, batch)
+        average = moving_average(state.average, inner.weights, rate)
+        return Averaged(inner, average), metrics
+
+    return averaged
 
 
 def interpolate(start: Weights, end: Weights, share: int | float) -> Weights:
@@ -188,6 +226,6 @@ def _check_alike(*trees: Weights) -> None:
             raise ValueError(f"expected models of one structure, got {shapes[0]} and {other}")
 
 
-def _check_share(share: int | float) -> None:
+def _check_share(share: int | float, name: str = "share") -> None:
     if not 0 <= share <= 1:
-        raise ValueError(f"share: expected a number in [0, 1], got {share}")
+        raise ValueError(f"{name}: expected a number in [0, 1], got {share}")

@@ -32,6 +32,14 @@ class Batch(Protocol):
     def segments(self) -> Int[Array, "batch time"]: ...
 
 
+class PlainRows(NamedTuple):
+    """The least that is a `Batch`."""
+
+    tokens: Int[Array, "batch time"]
+    positions: Int[Array, "batch time"]
+    segments: Int[Array, "batch time"]
+
+
 class Head(NamedTuple):
     """What a model's logits are made of: ``soft_cap(hidden @ table.T)``, which is never whole."""
 
@@ -107,6 +115,16 @@ def frozen_teacher(graph: nnx.GraphDef, weights: Weights) -> Teacher:
 def _head_of(graph: nnx.GraphDef) -> Callable[[Weights, Batch], Head]:
     """The same function object for the same model: what compares equal compiles once."""
     return functools.partial(head, graph)
+
+
+def as_partial(teacher: Teacher) -> jax.tree_util.Partial:
+    """A teacher as a pytree: any function has no arrays; the same one gives the same pytree."""
+    return teacher if isinstance(teacher, jax.tree_util.Partial) else _partial(teacher)
+
+
+@functools.lru_cache
+def _partial(teacher: Teacher) -> jax.tree_util.Partial:
+    return jax.tree_util.Partial(teacher)
 
 
 def as_head(taught: Head | Array) -> Head:

@@ -1,9 +1,11 @@
-"""Training steps: from scratch, and distilled, over the same batches (Gemma 2, Table 6).
+"""Training steps: from scratch, distilled, and on answers only (Gemma 2, Table 6, section 4).
 
 Each maker returns a pure `step(state, batch) -> state, metrics` for `lab.fit`. Unusual: the state
 is nested dicts of arrays and holds the student alone; the teacher's arrays travel with the step,
 as arguments of the compiled program and no constants in it; makers called again with equal
-arguments return equal steps, so nothing compiles twice; losses never hold whole logits.
+arguments return equal steps, so nothing compiles twice; losses never hold whole logits. Mixed
+precision is the model's: `new_model(config, seed, dtype=jnp.bfloat16)` computes in bfloat16, while
+weights, updates and the optimizer's state are float32.
 """
 
 import functools
@@ -18,13 +20,8 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from matchbook import divergences
-from matchbook.distill import losses
-from matchbook.distill.chunked import (
-    Divergence,
-    chunked_distillation_loss,
-    chunked_next_token_loss,
-)
-from matchbook.distill.models import Batch, Head, Teacher, Weights, as_head, head
+from matchbook.distill.batch_losses import Loss, NextTokens, SoftTargets
+from matchbook.distill.models import Batch, Teacher, Weights, as_partial, head
 
 Metrics = dict[str, Array]
 
@@ -80,8 +77,24 @@ def adamw(
 
 
 def train_state(weights: Weights, optimizer: optax.GradientTransformation) -> TrainState:
-    """The state before the first step."""
+    """The state before the first step.
+
+    Raises:
+      ValueError: weights that are not float32.
+    """
+    check_masters(weights)
     return TrainState(weights, optimizer.init(weights))
+
+
+def check_masters(weights: Weights) -> None:
+    """Trained weights are float32, whatever is computed in: bfloat16 loses most small updates."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(weights):
+        if leaf.dtype != jnp.float32:
+            raise ValueError(
+                f"weights{jax.tree_util.keystr(path)}: expected float32, which updates are added "
+                f"up in, got {leaf.dtype}: convert them, and let new_model or static_part have "
+                "dtype=jnp.bfloat16 to compute in"
+            )
 
 
 def pretrain_step(
@@ -95,7 +108,21 @@ def pretrain_step(
     `chunk_size` is `chunked_next_token_loss`'s, over all devices: with data on many, give each of
     them as many tokens as one alone would have.
     """
-    return functools.partial(_step, graph, optimizer, _NextTokens(chunk_size))
+    return functools.partial(update, graph, optimizer, NextTokens(chunk_size))
+
+
+def sft_step(
+    graph: nnx.GraphDef,
+    optimizer: optax.GradientTransformation,
+    *,
+    chunk_size: int | None = None,
+) -> Step:
+    """Supervised fine-tuning: next-token training whose loss is on answers only.
+
+    A batch is of `AnswerRows`, such as `chat_rows` makes: the mean is over the targets that its
+    `where` marks. Prompts are read, and never learned.
+    """
+    return functools.partial(update, graph, optimizer, NextTokens(chunk_size, answers_only=True))
 
 
 def distill_step(
@@ -123,113 +150,21 @@ def distill_step(
       chunk_size: as in `pretrain_step`.
     """
     chosen = divergences.by_name(divergence, beta)
-    loss = _SoftTargets(chosen, temperature, hard_weight, chunk_size)
-    bound = teacher if isinstance(teacher, jax.tree_util.Partial) else _partial(teacher)
+    loss = SoftTargets(chosen, temperature, hard_weight, chunk_size)
     hashable: Any = optimizer
-    return jax.tree_util.Partial(_distiller(graph, hashable, loss), bound)
+    return jax.tree_util.Partial(_distiller(graph, hashable, loss), as_partial(teacher))
 
 
-def evaluate(
-    graph: nnx.GraphDef, rows: Batch, batch_size: int
-) -> Callable[[TrainState], dict[str, Float[Array, ""]]]:
-    """A function from a state to the mean next-token loss over all rows, in nats per token.
-
-    The last batch is filled up with padding, which does not count.
-
-    Raises:
-      ValueError: no row.
-    """
-    num_rows, time = rows.tokens.shape
-    if num_rows == 0:
-        raise ValueError("rows: expected at least one row to evaluate on, got none")
-    batches = tuple(
-        jnp.pad(jnp.asarray(values), ((0, -num_rows % batch_size), (0, 0))).reshape(
-            -1, batch_size, time
-        )
-        for values in (rows.tokens, rows.positions, rows.segments)
-    )
-    return lambda state: {"validation_loss": _mean_loss(graph, state.weights, batches)}
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _mean_loss(graph: nnx.GraphDef, weights: Weights, batches: tuple[Array, ...]) -> Array:
-    def one(batch: tuple[Array, ...]) -> losses.SumAndCount:
-        rows = _Rows(*batch)
-        return _NextTokens(None)(head(graph, weights, rows), rows, None)
-
-    total, count = jax.lax.map(one, batches)
-    return total.sum() / count.sum()
-
-
-class _Rows(NamedTuple):
-    tokens: Array
-    positions: Array
-    segments: Array
-
-
-Loss = Callable[[Head, Any, Any], losses.SumAndCount]  # of the student, the batch and the teacher
-
-
-class _NextTokens(NamedTuple):
-    """The loss of `pretrain_step`."""
-
-    chunk_size: int | None
-
-    def __call__(self, student: Head, batch: Batch, teacher: None) -> losses.SumAndCount:
-        targets, where = losses.next_token_targets(batch.tokens, batch.segments)
-        hidden, table, softcap = student
-        options = {"softcap": softcap, "chunk_size": self.chunk_size}
-        return chunked_next_token_loss(hidden, table, targets, where, **options)
-
-
-class _SoftTargets(NamedTuple):
-    """The loss of `distill_step`; equal to another one of the same settings."""
-
-    divergence: Divergence
-    temperature: int | float
-    hard_weight: int | float
-    chunk_size: int | None
-
-    def __call__(self, student: Head, batch: Batch, teacher: Teacher) -> losses.SumAndCount:
-        targets, where = losses.next_token_targets(batch.tokens, batch.segments)
-        taught = as_head(teacher(batch))
-        return chunked_distillation_loss(
-            student.hidden,
-            student.table,
-            taught.hidden,
-            taught.table,
-            where,
-            self.divergence,
-            softcap=student.softcap,
-            teacher_softcap=taught.softcap,
-            temperature=self.temperature,
-            targets=targets if self.hard_weight else None,
-            hard_weight=self.hard_weight,
-            chunk_size=self.chunk_size,
-        )
-
-
-@functools.lru_cache
-def _distiller(graph: nnx.GraphDef, optimizer: optax.GradientTransformation, loss: Loss) -> Any:
-    def step(teacher: Teacher, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-        return _step(graph, optimizer, loss, state, batch, teacher)
-
-    return step
-
-
-@functools.lru_cache
-def _partial(teacher: Teacher) -> jax.tree_util.Partial:
-    return jax.tree_util.Partial(teacher)
-
-
-def _step(
+def update(
     graph: nnx.GraphDef,
     optimizer: optax.GradientTransformation,
     loss: Loss,
-    state: TrainState,
-    batch: Batch,
+    state: Any,
+    batch: Any,
     teacher: Teacher | None = None,
-) -> tuple[TrainState, Metrics]:
+) -> tuple[Any, Metrics]:
+    """One step down the mean of a loss: of any state with `weights` and `optimizer`."""
+
     def mean_loss(weights: Weights) -> Float[Array, ""]:
         total, count = loss(head(graph, weights, batch), batch, teacher)
         return total / jnp.maximum(count, 1)
@@ -238,7 +173,15 @@ def _step(
     updates, optimizer_state = optimizer.update(gradients, state.optimizer, state.weights)
     weights: Any = optax.apply_updates(state.weights, updates)
     metrics = {"loss": value, "gradient_norm": optax.tree.norm(gradients)}
-    return TrainState(weights, optimizer_state), metrics
+    return state._replace(weights=weights, optimizer=optimizer_state), metrics
+
+
+@functools.lru_cache
+def _distiller(graph: nnx.GraphDef, optimizer: optax.GradientTransformation, loss: Loss) -> Any:
+    def step(teacher: Teacher, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        return update(graph, optimizer, loss, state, batch, teacher)
+
+    return step
 
 
 def _decays(weights: Weights) -> Any:

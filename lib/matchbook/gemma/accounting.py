@@ -45,7 +45,10 @@ class Parameters:
 
 
 def parameter_count(config: Gemma2Config) -> Parameters:
-    """Table 2, by part. No biases, no norms on queries and keys, four norms per layer."""
+    """Table 2, by part. No biases, no norms on queries and keys, four norms per layer.
+
+    An ablation that leaves norms out has fewer.
+    """
     query = config.embed_dim * config.num_heads * config.head_dim
     key = config.embed_dim * config.num_kv_heads * config.head_dim
     return Parameters(
@@ -56,7 +59,7 @@ def parameter_count(config: Gemma2Config) -> Parameters:
         value=key,
         output=query,
         mlp=3 * config.embed_dim * config.mlp_dim,
-        norms=4 * config.embed_dim,
+        norms=2 * (config.pre_norm + config.post_norm) * config.embed_dim,
         final_norm=config.embed_dim,
     )
 

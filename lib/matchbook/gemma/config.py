@@ -36,6 +36,9 @@ class Gemma2Config:
       rope_base: base of the rotary timescales.
       norm_eps: added to the mean square in RMSNorm.
       max_context: longest sequence the model is meant for, in tokens.
+      pre_norm: whether sub-layers norm their input; Table 1 says yes.
+      post_norm: whether they norm their output; Table 1 says yes. A model without one of the two
+        is an ablation and *not Gemma 2*: no checkpoint has a place for it.
 
     Raises:
       ValueError: a size that is not a positive integer, or sizes that do not fit each other.
@@ -55,12 +58,18 @@ class Gemma2Config:
     rope_base: int | float = 10_000.0
     norm_eps: int | float = 1e-6
     max_context: int = 8192
+    pre_norm: bool = True
+    post_norm: bool = True
 
     def __post_init__(self) -> None:
         if self.query_pre_attn_scalar is None:
             object.__setattr__(self, "query_pre_attn_scalar", self.head_dim)
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
+            if field.type is bool:
+                if type(value) is not bool:
+                    raise ValueError(f"{field.name}: expected True or False, got {value!r}")
+                continue
             if field.type is int and (type(value) is not int or value < 1):
                 raise ValueError(f"{field.name}: expected a positive integer, got {value!r}")
             may_be_none = field.name in ("attention_softcap", "final_softcap")
@@ -81,6 +90,19 @@ class Gemma2Config:
                 f"head_dim: expected an even number, got {self.head_dim}: "
                 "the rotary embedding turns the two halves of a head against each other"
             )
+
+    def refuse_ablations(self) -> None:
+        """Silent for a Gemma 2: called wherever a file is to hold the model.
+
+        Raises:
+          ValueError: sub-layers without pre-norm or post-norm.
+        """
+        for name in ("pre_norm", "post_norm"):
+            if not getattr(self, name):
+                raise ValueError(
+                    f"{name}: expected True, got False: a model with norms left out is an ablation "
+                    "and no Gemma 2, which no checkpoint and no config.json can hold"
+                )
 
     @property
     def num_pairs(self) -> int:
@@ -154,7 +176,12 @@ class Gemma2Config:
         return cls(**hf_config.read(mapping))
 
     def to_hf(self) -> dict[str, Any]:
-        """The content of a `config.json` that transformers reads back as this very model."""
+        """The content of a `config.json` that transformers reads back as this very model.
+
+        Raises:
+          ValueError: an ablation, see `refuse_ablations`.
+        """
+        self.refuse_ablations()
         return hf_config.write(dataclasses.asdict(self))
 
 

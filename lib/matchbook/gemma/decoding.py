@@ -34,6 +34,7 @@ from matchbook.gemma.config import Gemma2Config
 from matchbook.gemma.dimensions import gathered
 from matchbook.gemma.layers import (
     Embedder,
+    NoNorm,
     RMSNorm,
     Rotation,
     apply_rope,
@@ -63,17 +64,17 @@ class Static:
 class UnstackedLayer(NamedTuple):
     """A `Layer` by itself, its matrices as panels in the activation dtype."""
 
-    pre_attention_norm: RMSNorm
+    pre_attention_norm: RMSNorm | NoNorm
     query: Panels
     key: Panels
     value: Panels
     output: Panels
-    post_attention_norm: RMSNorm
-    pre_mlp_norm: RMSNorm
+    post_attention_norm: RMSNorm | NoNorm
+    pre_mlp_norm: RMSNorm | NoNorm
     gate: Panels
     up: Panels
     down: Panels
-    post_mlp_norm: RMSNorm
+    post_mlp_norm: RMSNorm | NoNorm
 
 
 class Unstacked(NamedTuple):

@@ -66,6 +66,13 @@ class RMSNorm(nnx.Module):
         return (wide * inverse_rms * jnp.broadcast_to(scale, wide.shape)).astype(x.dtype)
 
 
+class NoNorm(nnx.Module):
+    """The identity, where an ablation leaves a norm out; see `Gemma2Config.post_norm`."""
+
+    def __call__(self, x: Float[Array, "*batch dim"]) -> Float[Array, "*batch dim"]:
+        return x
+
+
 type Rotation = tuple[Float[Array, "batch time half"], Float[Array, "batch time half"]]
 """Cosine and sine of the rotary angle of each position and each pair of head coordinates."""
 

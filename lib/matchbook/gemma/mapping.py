@@ -66,7 +66,11 @@ def hugging_face_tensors(config: Gemma2Config) -> tuple[TensorPlace, ...]:
     """Every tensor of a Hugging Face file: 11 per layer, the table and the final norm.
 
     Matrices are [outputs, inputs], heads flattened into outputs or inputs.
+
+    Raises:
+      ValueError: an ablation, which has no file; see `Gemma2Config.refuse_ablations`.
     """
+    config.refuse_ablations()
     norm = (config.embed_dim,)
     places = [_table(config, "model.embed_tokens.weight")]
     for layer, kind in enumerate(config.layer_types):
@@ -103,7 +107,11 @@ def flax_tensors(config: Gemma2Config, *, transposed_gate: bool) -> tuple[Tensor
       config: sizes; real files have 256,128 rows in the table.
       transposed_gate: whether the gating leaf is stored [2, mlp, embed], as in the files of 9B and
         27B, or [2, embed, mlp], as in that of the 2B.
+
+    Raises:
+      ValueError: an ablation, which has no file; see `Gemma2Config.refuse_ablations`.
     """
+    config.refuse_ablations()
     norm = (config.embed_dim,)
     places = [_table(config, "transformer/embedder/input_embedding")]
     for layer, kind in enumerate(config.layer_types):

@@ -13,10 +13,10 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
-from matchbook.gemma.attention import Attention
+from matchbook.gemma.attention import Attend, Attention, attention
 from matchbook.gemma.config import Gemma2Config
 from matchbook.gemma.dimensions import gathered
-from matchbook.gemma.layers import Embedder, GatedMLP, RMSNorm, Rotation, rope_rotation
+from matchbook.gemma.layers import Embedder, GatedMLP, NoNorm, RMSNorm, Rotation, rope_rotation
 
 # What the backward pass finds kept of a scanned pair; it computes the rest again.
 REMAT = {
@@ -42,18 +42,20 @@ class Layer(nnx.Module):
         attention: str | None = None,
         stack: tuple[int, ...] = (),
     ):
-        def norm() -> RMSNorm:
+        def norm(*, present: bool) -> RMSNorm | NoNorm:
+            if not present:
+                return NoNorm()
             return RMSNorm(
                 config.embed_dim, eps=config.norm_eps, param_dtype=param_dtype, stack=stack
             )
 
         options = {"rngs": rngs, "dtype": dtype, "param_dtype": param_dtype, "stack": stack}
-        self.pre_attention_norm = norm()
+        self.pre_attention_norm = norm(present=config.pre_norm)
         self.attention = Attention(config, **options, implementation=attention)
-        self.post_attention_norm = norm()
-        self.pre_mlp_norm = norm()
+        self.post_attention_norm = norm(present=config.post_norm)
+        self.pre_mlp_norm = norm(present=config.pre_norm)
         self.mlp = GatedMLP(config, **options)
-        self.post_mlp_norm = norm()
+        self.post_mlp_norm = norm(present=config.post_norm)
 
     def __call__(
         self,
@@ -63,6 +65,7 @@ class Layer(nnx.Module):
         positions: Int[Array, "batch time"],
         segments: Int[Array, "batch time"],
         window: int | None,
+        attend: Attend = attention,
     ) -> Float[Array, "batch time embed"]:
         """One layer: local with a `window`, global where it is None."""
         attended = self.attention(
@@ -71,6 +74,7 @@ class Layer(nnx.Module):
             positions=positions,
             segments=segments,
             window=window,
+            attend=attend,
         )
         x = x + self.post_attention_norm(attended)
         return x + self.post_mlp_norm(self.mlp(self.pre_mlp_norm(x)))
@@ -105,12 +109,14 @@ class LayerPair(nnx.Module):
         rotation: Rotation,
         positions: Int[Array, "batch time"],
         segments: Int[Array, "batch time"],
+        attend: Attend = attention,
     ) -> Float[Array, "batch time embed"]:
         """Two layers of the stream `x`."""
         where: dict[str, Any] = {
             "rotation": rotation,
             "positions": positions,
             "segments": segments,
+            "attend": attend,
         }
 
         def local_layer(x: Array) -> Array:
@@ -191,6 +197,8 @@ class Transformer(nnx.Module):
         tokens: Int[Array, "batch time"],
         positions: Int[Array, "batch time"] | None = None,
         segments: Int[Array, "batch time"] | None = None,
+        *,
+        attend: Attend = attention,
     ) -> Float[Array, "batch time embed"]:
         """The stream after the final norm, in the activation dtype.
 
@@ -200,6 +208,7 @@ class Transformer(nnx.Module):
             gives the same logits, padded or packed: only differences of positions matter.
           segments: document of each token, 0 for padding; by default one document per row. Tokens
             see their own document only. What padding gives is finite and means nothing.
+          attend: what stands for `attention`, where a row is more than texts one after the other.
 
         Raises:
           ValueError: without `positions`, a row longer than the config's `max_context`; positions
@@ -225,7 +234,8 @@ class Transformer(nnx.Module):
 
         def step(x: Array, weights: Any) -> tuple[Array, None]:
             pair = nnx.merge(graph, weights)
-            return pair(x, rotation=rotation, positions=positions, segments=segments), None
+            where = {"rotation": rotation, "positions": positions, "segments": segments}
+            return pair(x, **where, attend=attend), None
 
         x, _ = jax.lax.scan(step, gathered(self.embedder).encode(tokens), stacked)
         return self.final_norm(x)

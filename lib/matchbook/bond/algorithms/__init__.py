@@ -7,10 +7,12 @@ state = algorithms.policy_state(weights, optimizer, seed=0)
 state, history = lab.fit(step, state, itertools.repeat(prompts), num_steps=300)
 """
 
-from matchbook.bond.algorithms.anchors import ema, fixed, hard
+from matchbook.bond.algorithms.anchors import ema, fixed, hard, moving
+from matchbook.bond.algorithms.arguments import bound
 from matchbook.bond.algorithms.best_of_n_sampling import best_of_n_sampling_step, draw_best
 from matchbook.bond.algorithms.bonbon import bonbon_step
 from matchbook.bond.algorithms.bond import bond_step, iterated_bond_step
+from matchbook.bond.algorithms.given_quantiles import given_quantiles_step
 from matchbook.bond.algorithms.gradient_statistics import (
     DESCENT,
     GradientStatistics,
@@ -36,9 +38,11 @@ __all__ = [
     "best_of_n_sampling_step",
     "bonbon_step",
     "bond_step",
+    "bound",
     "draw_best",
     "ema",
     "fixed",
+    "given_quantiles_step",
     "gradient_statistics",
     "hard",
     "imitation_step",
@@ -46,6 +50,7 @@ __all__ = [
     "jbond_step",
     "learned_bond_state",
     "learned_bond_step",
+    "moving",
     "policy_state",
     "reinforce_step",
     "sft_best_of_n_step",

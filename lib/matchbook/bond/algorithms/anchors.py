@@ -9,12 +9,14 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Int
+from jaxtyping import Array, Float, Int
 
 from matchbook.bond.policies import Weights
 
 AnchorUpdate = Callable[[Weights, Weights, Int[Array, ""]], Weights]
 """``(anchor, new policy weights, updates done) -> anchor``. Equal settings give equal ones."""
+
+Scalar = int | float | Float[Array, ""]
 
 
 def float32(weights: Weights) -> Weights:
@@ -51,7 +53,21 @@ def hard(period: int) -> AnchorUpdate:
     return functools.partial(_hard, period)
 
 
-def _ema(eta: int | float, anchor: Weights, weights: Weights, step: Int[Array, ""]) -> Weights:
+def moving(eta: Scalar, period: Int[Array, ""] | int = 1) -> AnchorUpdate:
+    """`ema` and `hard` in one: every `period` updates the anchor goes `eta` of the way.
+
+    Both may be traced, so that a sweep over anchors is one program: see `arguments.bound`. An `eta`
+    of 0 is `fixed`.
+    """
+
+    def update(anchor: Weights, weights: Weights, step: Int[Array, ""]) -> Weights:
+        share = jnp.where(step % period == 0, jnp.float32(eta), jnp.float32(0))
+        return _ema(share, anchor, weights, step)
+
+    return update
+
+
+def _ema(eta: Scalar, anchor: Weights, weights: Weights, step: Int[Array, ""]) -> Weights:
     return jax.tree.map(lambda a, w: a + eta * (w.astype(jnp.float32) - a), anchor, weights)
 
 

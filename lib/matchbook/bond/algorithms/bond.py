@@ -37,7 +37,7 @@ def bond_step(
     optimizer: optax.GradientTransformation,
     reward: Reward,
     *,
-    n: int,
+    n: int | Float[Array, ""],
     k: int = 16,
     beta: int | float = 0.5,
     zero_rule: ZeroRule = "floor",
@@ -52,7 +52,7 @@ def bond_step(
     return of the batch's other answers. Term (B) of Eq. 8 is dropped, as in section 4.2.
 
     Args:
-      n: of Best-of-N.
+      n: of Best-of-N. An array may be traced, see `arguments.bound`; it must not be above `k` then.
       k: anchor samples that quantiles are counted on; the paper trains with 16.
       beta: weight of the backward KL.
       zero_rule: what stands for log p where none of the k is as low; see `monte_carlo`.
@@ -63,8 +63,9 @@ def bond_step(
       ValueError: `n` or `k` below 2, `beta` outside [0, 1].
     """
     check_beta(beta)
-    check_samples("n", n, 2)
     check_samples("k", k, 2)
+    if not isinstance(n, jax.Array):
+        check_samples("n", n, 2)
     return functools.partial(
         _step, policy, optimizer, reward, anchor, n, k, float(beta), zero_rule, reference
     )
@@ -120,7 +121,7 @@ class Draws(NamedTuple):
 def draw(
     policy: Policy,
     reward: Reward,
-    n: int,
+    n: int | Float[Array, ""],
     num_anchor_samples: int,
     state: PolicyState,
     prompts: Prompts,
@@ -130,14 +131,15 @@ def draw(
     answers, _ = policy.sample(state.weights, prompts, policy_key, 1)
     anchor_answers, _ = policy.sample(state.anchor, prompts, anchor_key, num_anchor_samples)
     rewards, anchor_rewards = score(reward, prompts, answers, anchor_answers)
-    winners = best(anchor_answers[:, :n], anchor_rewards[:, :n])
+    among_first = jnp.arange(num_anchor_samples, dtype=jnp.float32)[None, :] < n
+    winners = best(anchor_answers, jnp.where(among_first, anchor_rewards, -jnp.inf))
     anchor_log_probs = policy.log_prob(state.anchor, prompts, answers)
     return Draws(key, answers, rewards, anchor_rewards, winners, anchor_log_probs)
 
 
 def distillation_loss(
     policy: Policy,
-    n: int,
+    n: int | Float[Array, ""],
     beta: float,
     reference: Reference | None,
     prompts: Prompts,
@@ -167,7 +169,7 @@ def _step(
     optimizer: optax.GradientTransformation,
     reward: Reward,
     anchor: AnchorUpdate,
-    n: int,
+    n: int | Float[Array, ""],
     k: int,
     beta: float,
     zero_rule: ZeroRule,
@@ -175,7 +177,8 @@ def _step(
     state: PolicyState,
     prompts: Prompts,
 ) -> tuple[PolicyState, Metrics]:
-    draws = draw(policy, reward, n, max(n, k), state, prompts)
+    drawn = max(n, k) if isinstance(n, int) else k
+    draws = draw(policy, reward, n, drawn, state, prompts)
     log_quantiles = log_quantile(draws.rewards, draws.anchor_rewards[:, :k], zero_rule)
     loss = distillation_loss(policy, n, beta, reference, prompts, draws, log_quantiles)
     return advance(state, draws.key, optimizer, anchor, loss)

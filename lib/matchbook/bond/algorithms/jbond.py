@@ -14,6 +14,7 @@ from matchbook.bond.algorithms.anchors import AnchorUpdate
 from matchbook.bond.algorithms.scoring import (
     Reference,
     Reward,
+    Scalar,
     best,
     check_beta,
     policy_gradient,
@@ -34,7 +35,7 @@ def jbond_step(
     anchor: AnchorUpdate,
     *,
     beta: int | float = 0.5,
-    gamma: int | float = 0.0,
+    gamma: Scalar = 0.0,
     reference: Reference | None = None,
     printed_sign: bool = False,
 ) -> Step:
@@ -49,7 +50,7 @@ def jbond_step(
       policy, optimizer, reward: rewards are computed inside the compiled step.
       anchor: ``anchors.ema(0.02)`` in Figure 7, ``anchors.hard(50)`` in Figure 5's ablation.
       beta: weight of the backward KL; the paper uses 0.5.
-      gamma: weight of the extra KL to the anchor, Eq. 19.
+      gamma: weight of the extra KL to the anchor, Eq. 19; as an array it may be traced.
       reference: see `policies.frozen`; where given, ``kl_to_reference`` is logged too.
       printed_sign: an erratum: the sign of Algorithm 2's G_Reg as printed.
 
@@ -59,12 +60,10 @@ def jbond_step(
       ValueError: `beta` outside [0, 1], or a negative `gamma`.
     """
     check_beta(beta)
-    if gamma < 0:
+    if not isinstance(gamma, jax.Array) and gamma < 0:
         raise ValueError(f"gamma weighs a KL: expected gamma >= 0, got {gamma}")
     pull = -gamma if printed_sign else gamma
-    return functools.partial(
-        _step, policy, optimizer, reward, anchor, float(beta), float(pull), reference
-    )
+    return functools.partial(_step, policy, optimizer, reward, anchor, float(beta), pull, reference)
 
 
 def _step(
@@ -73,7 +72,7 @@ def _step(
     reward: Reward,
     anchor: AnchorUpdate,
     beta: float,
-    pull: float,
+    pull: Scalar,
     reference: Reference | None,
     state: PolicyState,
     prompts: Prompts,

@@ -9,6 +9,7 @@ import optax
 from matchbook.bond.algorithms.anchors import fixed
 from matchbook.bond.algorithms.scoring import (
     Reward,
+    Scalar,
     check_samples,
     policy_gradient,
     sample_metrics,
@@ -23,29 +24,30 @@ def reinforce_step(
     optimizer: optax.GradientTransformation,
     reward: Reward,
     *,
-    beta_rl: int | float,
+    beta_rl: Scalar,
     num_samples: int = 2,
 ) -> Step:
     """A step up ``E[reward] - beta_rl * KL(policy || reference)``; the anchor is the reference.
 
     The return of an answer is ``reward - beta_rl * (log pi - log ref)``, its baseline the mean
     return of the *same prompt's* other answers. The paper uses 2 samples and beta_rl from 0.001 to
-    1. Unlike BOND it depends on the scale of the reward.
+    1. Unlike BOND it depends on the scale of the reward. As an array, `beta_rl` may be traced: see
+    `arguments.bound`.
 
     Raises:
       ValueError: a negative `beta_rl`, or fewer than 2 samples.
     """
     check_samples("num_samples", num_samples, 2)
-    if beta_rl < 0:
+    if not isinstance(beta_rl, jax.Array) and beta_rl < 0:
         raise ValueError(f"beta_rl weighs a KL: expected beta_rl >= 0, got {beta_rl}")
-    return functools.partial(_step, policy, optimizer, reward, float(beta_rl), num_samples)
+    return functools.partial(_step, policy, optimizer, reward, beta_rl, num_samples)
 
 
 def _step(
     policy: Policy,
     optimizer: optax.GradientTransformation,
     reward: Reward,
-    beta_rl: float,
+    beta_rl: Scalar,
     num_samples: int,
     state: PolicyState,
     prompts: Prompts,

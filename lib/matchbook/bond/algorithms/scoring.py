@@ -13,6 +13,7 @@ from matchbook.bond.policies import Answers, LogProbs, Prompts, Winners
 Reward = Callable[[Any, Any], Real[Array, "prompts samples"]]
 Reference = Callable[[Any, Any], LogProbs]
 Rewards = Float[Array, "prompts samples"]
+Scalar = int | float | Float[Array, ""]
 
 
 def score(

@@ -3,7 +3,7 @@
 from matchbook.control.environments.adapters import from_dm_env, from_gymnasium
 from matchbook.control.environments.interface import Environments, NonFiniteStep, Steps
 from matchbook.control.environments.linear_quadratic import LinearQuadraticEnvironments
-from matchbook.control.environments.suite import control_suite, load
+from matchbook.control.environments.suite import control_suite, load_environments
 from matchbook.control.environments.together import Instance, Together
 
 __all__ = [
@@ -16,5 +16,5 @@ __all__ = [
     "control_suite",
     "from_dm_env",
     "from_gymnasium",
-    "load",
+    "load_environments",
 ]

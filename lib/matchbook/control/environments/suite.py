@@ -24,7 +24,7 @@ def control_suite(task: str, num: int) -> Together:
     return from_dm_env(lambda seed: suite.load(domain, name, task_kwargs={"random": seed}), num)
 
 
-def load(task: str, num: int) -> Environments:
+def load_environments(task: str, num: int) -> Environments:
     """EnvPool's version of a dm-control task if the extra `envpool` is there, else dm-control's.
 
     Raises:

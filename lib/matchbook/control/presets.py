@@ -1,0 +1,37 @@
+"""One setting for the control suite on a laptop, whatever the task and the scale of its rewards.
+
+Shahriari et al. 2022 in a quarter of the width. Unusual: the critic's returns have a unit of their
+own, since a value of 50 is 5,000 of Adam's steps away for a fresh head of this size and learning
+rate, and two standard deviations away in its unit.
+"""
+
+from matchbook.control.acting import Schedule
+from matchbook.control.dmpo import DMPO
+from matchbook.control.environments.interface import Environments
+from matchbook.control.mpo import TrustRegion
+from matchbook.critics import Critic, MixtureOfGaussians
+
+MENDED_MIXTURE = MixtureOfGaussians(widths="exp", num_nodes=2)
+LAPTOP_SCHEDULE = Schedule(samples_per_insert=64, updates_per_dispatch=16)
+
+
+def laptop_learner(environments: Environments, critic: Critic = MENDED_MIXTURE) -> DMPO:
+    """DMPO in layers of 128, with the larger steps of the published baselines on Gym.
+
+    Arguments:
+        environments: whose sizes it takes.
+        critic: one whose unit can change (`normalization`).
+    """
+    return DMPO(
+        observation_size=environments.observation_size,
+        action_size=environments.action_size,
+        critic=critic,
+        region=TrustRegion(epsilon_mean=1e-2, epsilon_std=1e-5),
+        policy_sizes=(128, 128),
+        critic_sizes=(128, 128),
+        learning_rate=5e-4,
+        dual_learning_rate=1e-2,
+        target_policy_period=25,
+        target_critic_period=50,
+        normalization_rate=1e-3,
+    )
