@@ -87,11 +87,11 @@ def steps_per_second(critic: MixtureOfGaussians, returns: Returns = networks.ret
 
 @cache
 def law_of_targets() -> tuple[Any, Transition, Target]:
-    """A critic network with random heads, means and widths of the order of 1, and its target."""
+    """A critic network with random heads, means of the order of 1, widths of 1 to 2; its target."""
     one, batch = learner(PAPER), transitions()
     network = one.init(0).online.critic
     random = np.random.default_rng(1)
-    kernel = np.repeat([0.1, 0.1, 50.0], 5) * random.normal(size=network.head.kernel.shape)
+    kernel = np.repeat([0.1, 0.1, 200.0], 5) * random.normal(size=network.head.kernel.shape)
     bias = random.normal(size=network.head.bias.shape) + np.repeat([0, 0, 1000.0], 5)
     network = network._replace(
         head=Head(jnp.asarray(kernel, jnp.float32), jnp.asarray(bias, jnp.float32))

@@ -173,6 +173,7 @@ def table_numbers(space, weights, n):
     return exact.numbers(policy, space.target(n), space.reference, space.rewards)
 
 
+# %%
 def table_trained(space, n, beta):
     state = algorithms.policy_state(space.reference, table_adam, 0)
     watch = {"evaluate": lambda state: table_numbers(space, state.weights, n), "name": "table"}

@@ -125,6 +125,7 @@ def make_step(n, period, table):
     return algorithms.bond_step(policy, adam, reward, n=n, k=knobs.k, anchor=anchor)
 
 
+# %%
 def step_of(arm):
     kind, n = arm.split(".")
     period = knobs.period if kind == "iterated" else knobs.steps + 1
@@ -262,6 +263,7 @@ def growth(arm):
     return reward[:, -quarter:].mean(1) - reward[:, -2 * quarter : -quarter].mean(1)
 
 
+# %%
 def settled(arm):
     x, ys = curves["reward"][arm]
     top = np.quantile(ys, 0.9, axis=1)
@@ -342,4 +344,4 @@ experiment.report(numbers)
 # - `-p period=20`: are rounds that are not finished a waste?
 # - `-p luck=0.0`: with nothing but skill in the reward, does a round double the effective $N$?
 # - `-p k=32`: finer quantiles, for $N = 16$ above all.
-# - `-p learning_rate=0.003`: who suffers more from a policy that learns slowly?
+# - `-p learning_rate=0.01`: how far do large steps overshoot a large $N$?

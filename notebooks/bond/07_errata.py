@@ -25,7 +25,7 @@ learning_rates: list[float] | None = None  # of the family and of the transforme
 sizes = {
     "smoke": {"seeds": 2, "steps": 6, "batches": 50, "space": [4, 32, 4], "eta": 0.05, "n": 8,
               "transformer": [8, 5, 16], "learning_rates": [0.02, 0.001]},
-    "laptop": {"seeds": 5, "steps": 240, "batches": 3000, "space": [64, 64, 32], "eta": 0.05,
+    "laptop": {"seeds": 5, "steps": 240, "batches": 600, "space": [64, 64, 32], "eta": 0.05,
                "n": 8, "transformer": [16, 150, 64], "learning_rates": [0.02, 0.001]},
     "gpu": {"seeds": 20, "steps": 1000, "batches": 10000, "space": [64, 256, 64], "eta": 0.05,
             "n": 8, "transformer": [64, 1000, 256], "learning_rates": [0.01, 0.001]}}  # fmt: skip
@@ -380,13 +380,16 @@ for (name, gain), color in zip(maps.items(), (style.ROLES["best_of_n"], style.RO
     axes[0].plot(p, gain, color=color, label=name)
 axes[0].set(xscale="log", title="one round", xlabel="success rate of the anchor")
 axes[0].set(ylabel="times as many successes")
-axes[0].legend(fontsize=8)
+axes[0].set_xticks([0.01, 0.1, 1], ["1 %", "10 %", "100 %"])
+axes[0].legend(fontsize=8, loc="upper right")
 for ax, share in zip(axes[1:], SHARES):
     found = runs.curve(f"rate.{share}") if "binary.ranks" in arms else {}
     pair = {"ranks": found.get("binary.ranks"), "right or wrong": found.get(f"binary.{share}")}
     pair = {name: curve for name, curve in pair.items() if curve is not None}
     colors = {"ranks": style.ROLES["jeffreys"], "right or wrong": style.PALETTE["orange"]}
     lab.plot_curves(ax, pair, colors=colors)
+    for text in list(ax.texts) if share != SHARES[-1] else ():
+        text.remove()
     ax.set(title=f"{share:.0%} are right", xlabel="updates")
 axes[1].set_ylabel("success rate")
 gains = pd.DataFrame(maps | {"success_rate": p})
@@ -432,6 +435,11 @@ def told(gap, unit=""):
     return f"**{side}** ({gap}{unit})"
 
 
+def named(arm):
+    where, side, gamma = signs[arm]
+    return f"{'Family' if where == 'family' else 'Transformer'}, {WORDS[side]}, γ = {gamma}"
+
+
 found = []
 if "gradient" in arms:
     slopes = {k: lab.mean_interval(runs.numbers(f"slope.{k}")["gradient"]) for k in ROLE}
@@ -440,7 +448,7 @@ if "gradient" in arms:
               f"sign and {slopes['push']} as printed; no weight is more than {misfit:.1f} standard "
               "errors off either diagonal."]  # fmt: skip
 found += [
-    f"- {arm} against γ = 0, at {LEVEL} nats: {name} {told(gap)}."
+    f"- {named(arm)}, against γ = 0 at {LEVEL} nats: {name} {told(gap)}."
     for (arm, name), gap in gaps.items()
 ]
 found += [f"- **Logarithm.** Without it, {k}: {told(gap, ' nats')}." for k, gap in cost.items()]
@@ -471,6 +479,6 @@ experiment.report(report)
 # ## What to try next
 #
 # - `-p eta=0.02`: does a slower anchor forgive the wrong sign?
-# - `-p n=2`: where the missing logarithm does most harm.
+# - `-p n=4`: where the missing logarithm does most harm.
 # - `-p steps=1000`: does training on right or wrong catch up?
 # - `-p space=[64,64,64]`: as many weights as answers to a prompt.

@@ -318,14 +318,16 @@ if KINDS:
 # %% [markdown]
 # ## On recall: what must break, breaks
 #
-# The share of right answers by distance, a line for each window at inference. In the model of local
-# layers an answer is found only if it lies inside the window, so cutting the window cuts the task.
-# The alternating model has its window in the first layer, where recall needs one thing only, the
-# token just before: which key a value belongs to. A global layer can do the rest. A window of 1
-# hides even that, and shows that windows are really changed.
+# The share of right answers by distance, a line for each window at inference; bands are 95 %
+# intervals. In the model of local layers an answer has to be handed on from layer to layer, so its
+# reach is $L(W-1)$, drawn as a vertical line, and cutting the window cuts the task there. The
+# alternating model has its window in the first layer, where recall needs one thing only, the token
+# just before: which key a value belongs to. A global layer can do the rest at any distance. A
+# window of 1 hides even that, and shows that windows are really changed.
 
 # %%
 RECALL = [kind for kind in COLORS if f"recall.{kind}" in arms]
+REACH = {w: s.shape[1] * (w - 1) for w in s.reach}  # of local layers
 tints = style.shades([str(w) for w in reversed(s.reach)])
 fig, axes = lab.subplots(1, 2, height=3.3, width=10)
 for ax, kind in zip(axes, RECALL):
@@ -333,6 +335,8 @@ for ax, kind in zip(axes, RECALL):
     shown = {f"window {w}": curve for w, curve in shown.items()}
     lab.plot_curves(ax, shown, colors={f"window {w}": c for w, c in tints.items()})
     ax.axhline(chance, color=style.GREY, lw=1.2, ls=":")
+    for w in [w for w in s.reach if DISTANCES[0] < REACH[w] < DISTANCES[-1] and kind == "local"]:
+        ax.axvline(REACH[w] + 0.5, color=tints[str(w)], lw=1.2, dashes=(4, 2.5))
     ax.set(title=f"{kind} layers", xlabel="distance of the answer, tokens", ylim=(0, 1.04))
 axes[0].set_ylabel("right answers (dotted: by chance)")
 correct = {(k, w): by_window[w][f"recall.{k}"][1].mean(0) for k in RECALL for w in s.reach}
@@ -344,10 +348,11 @@ if RECALL:
 
 # %% [markdown]
 # One number for this: the share of right answers lost when the window becomes a quarter, over the
-# answers that lie inside the full window but outside the quarter.
+# distances that local layers reach with the full window, and with the quarter do not.
 
 # %%
-inside = [s.reach[-2] <= d < s.reach[0] for d in DISTANCES]
+quarter_reach, full_reach = REACH[s.reach[-2]], REACH[s.reach[0]]
+inside = [quarter_reach < d <= full_reach for d in DISTANCES]
 lost = {
     kind: lab.paired_difference(*(
         by_window[w][f"recall.{kind}"][1][:, inside].mean(1)
@@ -425,14 +430,16 @@ experiment.report(numbers | {f"9B.{what}": share for what, share in saved[8192].
 # ## How far this goes
 #
 # The windows are tokens, not thousands, and the rows of the text are no longer than two windows, as
-# we suppose those of the paper to be. Python source has much to gain from the last few lines and a
-# little from far away; other text may differ. Recall is a task made to break: it says what a window
-# can reach, not how often one needs it. Two layers are the fewest in which recall is possible. In
-# a deep model of local layers information may travel further, a window at a time.
+# we suppose those of the paper to be. Note how little the *local* model loses on this text, and
+# that it is not worse than the others when trained alike: small models that read little Python
+# source live on what is near. So the text alone could not have shown what global layers are for.
+# Recall can, but it is a task made to break: it says what a window can reach, not how often one
+# needs it. What the alternating model itself loses there cannot be for want of reach; perhaps its
+# first layer, trained on sixteen tokens, has learned to use them.
 #
 # ## What to try next
 #
 # - `-p windows=[64,16,4,2]`: how far down does it go?
-# - `-p shape=[64,4] -p steps=[300,1500]`: do four local layers hand answers on beyond the window?
-# - `-p reach=[64,16,4,1]`: a local model that could see it all when it learned.
+# - `-p shape=[64,4] -p reach=[16,4,2,1]`: do four local layers reach twice as far?
+# - `-p task=[32,4,64,16] -p steps=[240,1500]`: rows longer than the reach of two windows.
 # - `-p corpus=path/to/a/folder`: your own text.

@@ -26,7 +26,7 @@ sizes = {
     "smoke": {"seeds": 2, "steps": [3, 2, 3, 3], "rates": [0.01, 0.01, 0.005, 0.005],
               "members": [1.0, 1.0], "student": [64, 2], "teacher": [64, 2],
               "rows": [4, 4, 6, 8], "vocabulary": 32, "temperatures": [1.0, 0.6]},
-    "laptop": {"seeds": 5, "steps": [400, 200, 60, 60], "rates": [0.006, 0.01, 0.004, 0.004],
+    "laptop": {"seeds": 5, "steps": [400, 200, 20, 60], "rates": [0.006, 0.01, 0.004, 0.004],
                "members": [0.5, 1.0, 2.0], "student": [64, 2], "teacher": [128, 2],
                "rows": [16, 8, 24, 32], "vocabulary": 128, "temperatures": [1.0, 0.6]},
     "gpu": {"seeds": 5, "steps": [4000, 2000, 300, 300], "rates": [0.001, 0.002, 0.001, 0.001],
@@ -286,10 +286,9 @@ def along(graph, weights, seed):
 
 # %%
 def measure(arm, seed, **_):
-    graph = new("student", 0)[0]
+    graph, text = new("student", 0)[0], plain.rows(16 * batch, length, seed=2)
     if arm.startswith("base."):
         state = SimpleNamespace(weights=base(arm.removeprefix("base."), seed))
-        text = plain.rows(16 * batch, length, seed=2)
         return lab.Measured(distill.evaluate(graph, text, batch)(state))
     found = [along(graph, weights, seed) for weights in models_of(arm, seed)]
     curves = {text: np.mean([of_one[text] for of_one in found], axis=0) for text in found[0]}
@@ -334,7 +333,7 @@ lab.plot_curves(ax, {arm: curves["own"][arm] for arm in shown}, colors=COLORS)
 for arm in shown:
     x, y = curves["given"][arm]
     ax.plot(x, y.mean(axis=0), color=COLORS[arm], lw=1.2, dashes=(4, 2.5))
-ax.set(xlabel="token of the answer", ylabel="KL(student || truth), nats", ylim=(0, None))
+ax.set(xlabel="token of the answer", ylabel="KL(student || truth), nats", yscale="log")
 alt = "Divergence from the truth per token, and how much less along given answers: " + "; ".join(
     f"{arm} {own[arm].mean():.3f} and {bias[arm].mean():.3f}" for arm in shown
 )
@@ -345,8 +344,9 @@ experiment.figure(fig, "along_an_answer", numbers=pd.DataFrame(drawn), alt=alt)
 # ## The differences, pair by pair
 #
 # Each line compares two arms seed by seed, on what counts: the divergence along own answers (for
-# base models, held-out loss). Left of zero the first one is better. A merged model is compared with
-# its members' mean, and with the best of them, chosen on the very answers that judge it.
+# base models, held-out loss). Left of zero the first one is better; the two panels differ in scale.
+# A merged model is compared with its members' mean, and with the best of them, chosen on the very
+# answers that judge it.
 
 # %%
 best = {"best": found("best")["members"]} if "members" in own else {}
@@ -363,15 +363,20 @@ if {"own", "given"} <= bias.keys():
     gaps["bias.own-given"] = lab.paired_difference(bias["own"], bias["given"])
 
 # %%
-fig, ax = lab.subplots(height=0.32 * len(gaps) + 1.0)
-ax.axvline(0, color=style.INK, lw=1)
-for row, gap in enumerate(gaps.values()):
-    side = "distilled" if gap.high < 0 else "scratch" if gap.low > 0 else "reference"
-    ax.plot([gap.low, gap.high], [row, row], color=style.ROLES[side], lw=3)
-    ax.plot(gap.value, row, "o", ms=7, color=style.ROLES[side])
-ax.set(yticks=range(len(gaps)), yticklabels=[name.replace("-", " minus ") for name in gaps])
-ax.set(ylim=(len(gaps) - 0.5, -0.5), xlabel="difference, nats per token")
-ax.grid(visible=False)
+MERGED = ("uniform", "spherical", "moving")
+panels = {"lessons": [], "averages": []}
+for name in gaps:
+    panels["averages" if name.startswith(MERGED) else "lessons"].append(name)
+fig, axes = lab.subplots(1, 2, height=0.32 * max(map(len, panels.values())) + 1.2, width=11)
+for ax, (title, names) in zip(axes, panels.items()):
+    ax.axvline(0, color=style.INK, lw=1)
+    for row, gap in enumerate(gaps[name] for name in names):
+        side = "distilled" if gap.high < 0 else "scratch" if gap.low > 0 else "reference"
+        ax.plot([gap.low, gap.high], [row, row], color=style.ROLES[side], lw=3)
+        ax.plot(gap.value, row, "o", ms=7, color=style.ROLES[side])
+    ax.set(yticks=range(len(names)), yticklabels=[name.replace("-", " minus ") for name in names])
+    ax.set(ylim=(len(names) - 0.5, -0.5), xlabel="difference, nats per token", title=title)
+    ax.grid(visible=False)
 alt = "Differences in nats per token: " + "; ".join(f"{k} {gap}" for k, gap in gaps.items())
 drawn = pd.DataFrame({name: vars(gap) for name, gap in gaps.items()}).T
 experiment.figure(fig, "differences", numbers=drawn.rename_axis("pair"), alt=alt)
@@ -424,5 +429,5 @@ experiment.report(numbers | {f"gap.{name}": gap for name, gap in gaps.items()})
 #
 # - `-p divergence=forward_kl`: does covering the teacher do as well as keeping to what it says?
 # - `-p rows=[16,8,24,16]`: hardly any dialogues. `-p rows=[16,8,24,2048]`: no shortage of them.
-# - `-p steps=[400,200,60,240]`: a longer last phase, so that runs end further apart.
+# - `-p steps=[400,200,20,240]`: a longer last phase, so that runs end further apart.
 # - `-p temperatures=[1.0,1.0]`: no new manner to learn, only the same language.

@@ -55,3 +55,29 @@ def test_the_penalty_alone_runs_slower_than_best_of_2():
 def test_it_needs_the_backward_term():
     with pytest.raises(ValueError, match="beta"):
         jbond_speed.log_ratio(np.full(4, 0.25), 0)
+
+
+def test_effective_samples_invert_the_kl_of_best_of_n():
+    ns = np.array([1.01, 1.5, 2, 7.3, 100])
+    np.testing.assert_allclose(
+        jbond_speed.effective_samples(continuous.kl_to_reference(ns)), ns, rtol=1e-6
+    )
+    assert jbond_speed.effective_samples(0) == pytest.approx(1)
+    with pytest.raises(ValueError, match="negative"):
+        jbond_speed.effective_samples(-0.1)
+
+
+def test_a_lagging_policy_drags_its_anchor_at_the_slope_of_its_distance():
+    """By doing it: the policy is set to Best-of-1.4 of the anchor, the anchor's logits averaged."""
+    eta, u = 0.05, (np.arange(20_000) + 0.5) / 20_000
+    exponent, kl = 0.0, []
+    for _ in range(200):
+        policy = exponent + 0.4 * (exponent + 1)  # Best-of-m of u^a is u^(m (a + 1) - 1)
+        log_density = np.log(policy + 1) + policy * np.log(u)
+        kl.append(np.mean(np.exp(log_density) * log_density))
+        exponent = (1 - eta) * exponent + eta * policy
+    slope = jbond_speed.lagging_slope(continuous.kl_to_reference(1.4), eta)
+    assert (kl[-1] - kl[-50]) / 49 == pytest.approx(slope, rel=0.03)
+    assert jbond_speed.lagging_slope(continuous.kl_to_reference(2), eta) == pytest.approx(
+        np.log1p(eta)
+    )

@@ -196,3 +196,12 @@ def test_lists_of_tokens_become_answers():
     for wrong in ([], [1] * (NEW + 1)):
         with pytest.raises(ValueError, match=f"answer 1: expected 1 to {NEW} tokens"):
             sequences.token_answers([[1], wrong], NEW)
+
+
+def test_pairs_of_lists_become_rows():
+    rows = sequences.answered_prompts([([1], [2, STOP]), ([2, 0], [1])], width=3, num_new=NEW)
+    np.testing.assert_array_equal(rows.tokens, [[0, 0, 1], [0, 2, 0]])
+    np.testing.assert_array_equal(rows.prompts.segments, [[0, 0, 1], [0, 1, 1]])
+    np.testing.assert_array_equal(rows.answers, [[2, STOP, 0], [1, 0, 0]])
+    with pytest.raises(ValueError, match="prompt 1: expected at most 1 tokens, got 2"):
+        sequences.token_prompts([[1], [2, 0]], width=1)

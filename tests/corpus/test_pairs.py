@@ -9,7 +9,8 @@ from pyarrow import parquet
 
 from matchbook import corpus
 
-ROWS = [{"text": f"Say number {i} twice.", "short": f"{i} {i}", "id": i} for i in range(200)]
+WORDS = ["".join(chr(97 + (i * k + k * k) % 26) for k in range(3, 9)) for i in range(200)]
+ROWS = [{"text": f"Say {w} {i} times.", "short": f"{i} {w}", "id": i} for i, w in enumerate(WORDS)]
 COLUMNS = {"prompt": "text", "answer": "short"}
 
 
@@ -73,6 +74,14 @@ def test_a_folder_with_its_own_splits_keeps_them(tmp_path: Path):
         assert {pair.answer for pair in getattr(found, name)} == {row["short"] for row in rows}
 
 
+def test_a_source_is_named_with_its_contents(sources, tmp_path: Path):
+    assert corpus.pairs_identity() == "environment"
+    name = corpus.pairs_identity(sources[0], **COLUMNS)
+    assert name == f"rows.jsonl {corpus.pairs(sources[0], **COLUMNS).digest[:16]}"
+    write_jsonl(sources[0], ROWS[1:])
+    assert corpus.pairs_identity(sources[0], **COLUMNS) != name
+
+
 @pytest.mark.parametrize("index", range(3))
 def test_wrong_columns_are_told_with_those_there_are(sources, index: int):
     with pytest.raises(ValueError, match=r"'document'.*'short'.*found.*'id', 'short', 'text'|"
@@ -114,6 +123,26 @@ def test_sources_that_cannot_be_read_are_told(tmp_path: Path, sources):
         corpus.pairs(few, **COLUMNS)
     with pytest.raises(ValueError, match="max_pairs: expected at least 1"):
         corpus.pairs(few, **COLUMNS, max_pairs=0)
+
+
+def test_a_dataset_of_pairs_is_rows_and_their_texts(sources):
+    options = COLUMNS | {"vocab_size": 384, "ask": "\n> "}
+    data = corpus.pair_dataset(sources[0], max_prompt=32, max_answer=16, **options)
+    for name in ("train", "validation", "test"):
+        rows, examples = getattr(data, name), data.examples[name]
+        assert len(rows.tokens) == len(examples)
+        last = {part: values[-1] for part, values in zip(rows._fields, rows)}
+        said = last["tokens"][last["segments"] > 0].tolist()
+        assert data.tokenizer.decode(said[1:]) == examples[-1].prompt + "\n> "
+        assert data.tokenizer.decode([t for t in last["answers"] if t > 1]) == examples[-1].answer
+        assert data.tokenizer.eos in last["answers"]
+    with pytest.raises(ValueError, match=r"rows.jsonl, row \d+: expected prompt of at most 8"):
+        corpus.pair_dataset(sources[0], max_prompt=8, max_answer=16, **options)
+
+
+@pytest.mark.parametrize("text", ["def f():\n    return 'ü'", "", "\u2192 \U0001f600"])
+def test_a_text_survives_as_a_curve(text: str):
+    assert corpus.spelled(corpus.letters(text)) == text
 
 
 @pytest.fixture(scope="module")

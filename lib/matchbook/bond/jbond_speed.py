@@ -1,14 +1,16 @@
-"""The speed law with J-BOND's own target: what its two-valued reward costs (BOND, Eq. 17 and 18).
+"""The speed law without its two idealisations: J-BOND's own target, and a policy that lags.
 
-`speed` supposes that the policy is Best-of-2 of its anchor. J-BOND aims beside it (`jbond`), and so
-its anchor runs a little slower. Here a policy that is J-BOND's exact fixed point at every step: no
-samples, no lag. In NumPy and float64.
+`speed` supposes that the policy is Best-of-2 of its anchor. J-BOND aims beside it (BOND, Eq. 17),
+and so its anchor runs a little slower: `simulate`. And a policy that has not caught up with its
+target is nearer to its anchor than Best-of-2, from which distance its speed follows:
+`lagging_slope`. Derived here, not in the paper; in NumPy and float64.
 """
 
 import numpy as np
 from scipy.optimize import brentq
 from scipy.special import lambertw
 
+from matchbook.bond.continuous import Numbers
 from matchbook.bond.jbond import expected_reward
 
 
@@ -56,3 +58,27 @@ def simulate(num_steps: int, eta: int | float, num_answers: int, beta: int | flo
         log_anchor = log_anchor + eta * ratio
         log_anchor -= np.logaddexp.reduce(log_anchor)
     return np.array(found)
+
+
+def effective_samples(kl_to_anchor: Numbers) -> Numbers:
+    """The m, a real number, for which Best-of-m is `kl_to_anchor` nats away: 2 at 0.193.
+
+    Inverts ``log m - 1 + 1/m``: with x = 1/m it is ``-x exp(-x) = -exp(-1 - kl)``, Lambert's W.
+
+    Raises:
+      ValueError: a negative distance.
+    """
+    distance = np.asarray(kl_to_anchor, float)
+    if np.any(distance < 0):
+        raise ValueError(f"a KL is not negative, got {kl_to_anchor}")
+    near = distance < 1e-12  # W's branch point, which rounding may pass
+    found = -1 / lambertw(-np.exp(-1 - np.where(near, 1.0, distance))).real
+    return np.where(near, 1.0, found)
+
+
+def lagging_slope(kl_to_anchor: Numbers, eta: int | float) -> Numbers:
+    """KL to the reference per update, nats, of a policy that stays so far from its EMA anchor.
+
+    Best-of-m of the anchor makes its N grow by ``1 + (m - 1) eta``; log(1 + eta) where m = 2.
+    """
+    return np.log1p((effective_samples(kl_to_anchor) - 1) * eta)

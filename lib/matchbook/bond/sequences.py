@@ -42,13 +42,33 @@ class TokenPrompts(NamedTuple):
         return TokenPrompts(*(jnp.repeat(part, num_samples, axis=0) for part in self))
 
 
-def token_prompts(prompts: Sequence[Sequence[int]]) -> TokenPrompts:
-    """Prompts from lists of tokens, as wide as the longest.
+class AnsweredPrompts(NamedTuple):
+    """Prompts, as in `TokenPrompts`, with one answer each: rows to learn from.
+
+    answers: 0 behind the stop.
+    """
+
+    tokens: Int[Array | np.ndarray, "prompts prompt_time"]
+    segments: Int[Array | np.ndarray, "prompts prompt_time"]
+    answers: Int[Array | np.ndarray, "prompts time"]
+
+    @property
+    def prompts(self) -> TokenPrompts:
+        return TokenPrompts(self.tokens, self.segments)
+
+
+def token_prompts(prompts: Sequence[Sequence[int]], width: int | None = None) -> TokenPrompts:
+    """Prompts from lists of tokens, as wide as the longest, or `width` tokens.
 
     Raises:
-      ValueError: an empty prompt: there would be nothing to predict the first token from.
+      ValueError: an empty prompt: there would be nothing to predict the first token from; one
+        longer than `width`.
     """
-    width = max(map(len, prompts), default=0)
+    longest = max(map(len, prompts), default=0)
+    width = longest if width is None else width
+    if longest > width:
+        row = max(range(len(prompts)), key=lambda row: len(prompts[row]))
+        raise ValueError(f"prompt {row}: expected at most {width} tokens, got {longest}")
     tokens = np.zeros((len(prompts), width), np.int32)
     segments = np.zeros_like(tokens)
     for row, prompt in enumerate(prompts):
@@ -73,6 +93,19 @@ def token_answers(
             raise ValueError(f"answer {row}: expected 1 to {num_new} tokens, got {len(answer)}")
         tokens[row, : len(answer)] = answer
     return tokens
+
+
+def answered_prompts(
+    pairs: Sequence[tuple[Sequence[int], Sequence[int]]], width: int, num_new: int
+) -> AnsweredPrompts:
+    """Rows from prompts and answers as lists of tokens, such as `corpus.encode_pairs` makes.
+
+    Raises:
+      ValueError: as `token_prompts` and `token_answers`.
+    """
+    prompts = token_prompts([prompt for prompt, _ in pairs], width)
+    answers = token_answers([answer for _, answer in pairs], num_new)
+    return AnsweredPrompts(*(np.asarray(part) for part in prompts), answers)
 
 
 def counted(

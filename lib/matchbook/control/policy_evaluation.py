@@ -34,6 +34,7 @@ class PolicyEvaluation:
         num_actions: drawn at every next state.
         learning_rate: Adam's.
         target_period: steps between copies into the target network.
+        max_gradient_norm: as in `DMPO`.
         normalization_rate: as in `DMPO`.
     """
 
@@ -45,6 +46,7 @@ class PolicyEvaluation:
     num_actions: int = 10
     learning_rate: float = 1e-3
     target_period: int = 25
+    max_gradient_norm: float = 40.0
     normalization_rate: float | None = None
 
     def init(self, seed: int) -> State:
@@ -53,7 +55,7 @@ class PolicyEvaluation:
         network = networks.init_critic_network(self.critic, network_key, 1, 1, self.sizes)
         if self.normalization_rate is not None:
             network = network._replace(unit=normalization.no_unit())
-        both, adam = Networks((), network), clipped_adam(self.learning_rate, 40.0)
+        both, adam = Networks((), network), clipped_adam(self.learning_rate, self.max_gradient_norm)
         optimizer = Networks((), adam.init(network))
         return State(both, both, (), optimizer, (), key, jnp.zeros((), jnp.int32))
 
@@ -76,7 +78,7 @@ class PolicyEvaluation:
             return jnp.mean(self.critic.loss(now, target, loss_key))
 
         value, gradient = jax.value_and_grad(loss)(state.online.critic)
-        adam = clipped_adam(self.learning_rate, 40.0)
+        adam = clipped_adam(self.learning_rate, self.max_gradient_norm)
         network, optimizer = descend(adam, gradient, state.optimizer.critic, state.online.critic)
         step, online = state.step + 1, Networks((), network)
         new = state._replace(

@@ -11,7 +11,9 @@ from matchbook.control.environments.interface import Environments
 from matchbook.control.mpo import TrustRegion
 from matchbook.critics import Critic, MixtureOfGaussians
 
-MENDED_MIXTURE = MixtureOfGaussians(widths="exp", num_nodes=2)
+# Components begin as wide as returns are spread: from a narrow start, values of a small network
+# went wrong by several times their spread (`notebooks/mog/04_ablations`).
+MENDED_MIXTURE = MixtureOfGaussians(widths="exp", init_scale=1.0, num_nodes=2)
 LAPTOP_SCHEDULE = Schedule(samples_per_insert=64, updates_per_dispatch=16)
 
 

@@ -9,10 +9,12 @@ prompts with answers: functions and their docstrings, or one's own.
 
 from matchbook.corpus.batches import batches
 from matchbook.corpus.dataset import Dataset, dataset, identity
+from matchbook.corpus.letters import letters, spelled
 from matchbook.corpus.load import Corpus, load
 from matchbook.corpus.packing import Encoded, Rows, encode, pack, spread, take
 from matchbook.corpus.pair import Pair
-from matchbook.corpus.pairs import Pairs, encode_pairs, fitting, pairs
+from matchbook.corpus.pair_dataset import PairDataset, pair_dataset
+from matchbook.corpus.pairs import Pairs, encode_pairs, fitting, pairs, pairs_identity
 from matchbook.corpus.token_store import TokenStoreError, TokenStoreWriter, read_token_store
 from matchbook.corpus.tokenizer import Tokenizer, train_tokenizer
 
@@ -21,6 +23,7 @@ __all__ = [
     "Dataset",
     "Encoded",
     "Pair",
+    "PairDataset",
     "Pairs",
     "Rows",
     "TokenStoreError",
@@ -32,10 +35,14 @@ __all__ = [
     "encode_pairs",
     "fitting",
     "identity",
+    "letters",
     "load",
     "pack",
+    "pair_dataset",
     "pairs",
+    "pairs_identity",
     "read_token_store",
+    "spelled",
     "spread",
     "take",
     "train_tokenizer",

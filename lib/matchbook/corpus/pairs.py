@@ -88,6 +88,13 @@ def pairs(
     return Pairs(**parts, digest=digest(kept), skipped=dict(skipped))
 
 
+def pairs_identity(source: str | Path = ENVIRONMENT, **columns: str) -> str:
+    """What stands for a source of pairs in the key of a record; see `identity`."""
+    if source == ENVIRONMENT:
+        return ENVIRONMENT
+    return f"{Path(source).name} {pairs(source, **columns).digest[:16]}"
+
+
 def once(found: Iterable[Pair], skipped: Counter[str]) -> Iterable[Pair]:
     """The first pair with each prompt, in order of a hash, so that a limit takes a sample."""
     seen: set[bytes] = set()

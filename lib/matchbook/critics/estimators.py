@@ -17,8 +17,8 @@ from scipy.special import softmax
 from matchbook.critics.interface import Key, Target
 from matchbook.critics.mixture import Mixture, MixtureOfGaussians
 
-ACTIONS, BATCH, COMPONENTS = 20, 32, 5
-GRID, REACH = 4001, 9.0  # points on each component of the target, and standard deviations
+ACTIONS, BATCH, COMPONENTS = 20, 16, 5
+GRID, REACH = 1001, 9.0  # points on each component of the target, and standard deviations
 
 
 class Moment(NamedTuple):

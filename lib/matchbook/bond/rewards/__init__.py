@@ -14,6 +14,7 @@ from matchbook.bond.rewards.learned import (
     mismatched,
     preference_step,
     reward_state,
+    wins,
 )
 
 __all__ = [
@@ -25,4 +26,5 @@ __all__ = [
     "mismatched",
     "preference_step",
     "reward_state",
+    "wins",
 ]

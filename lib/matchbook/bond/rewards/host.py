@@ -80,7 +80,7 @@ def _checked(pairs: list[tuple[str, str]], rewards: Numbers) -> list[float]:
     """The rewards as floats, if there is one for each pair and all are finite."""
     if len(rewards) != len(pairs):
         raise ValueError(
-            f"a reward gives one number a pair: expected {len(pairs)}, {len(rewards)=}"
+            f"a reward gives one number a pair: expected {len(pairs)}, got {len(rewards)}"
         )
     found = [float(reward) for reward in rewards]
     for (prompt, answer), reward in zip(pairs, found, strict=True):

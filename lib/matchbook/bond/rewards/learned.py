@@ -48,8 +48,8 @@ def entailment_loss(own: Scores, others: Float[Array, "prompts others"]) -> Floa
 
 
 def mismatched(
-    answers: Int[Array, "prompts time"], number: int
-) -> Int[Array, "prompts number time"]:
+    answers: Int[Array, "prompts *answer"], number: int
+) -> Int[Array, "prompts number *answer"]:
     """For each prompt the answers of the `number` prompts before it in the batch.
 
     Raises:
@@ -111,13 +111,14 @@ def _step(
     (loss, scores), gradients = value_and_grad(state.weights, batch)
     updates, optimizer_state = optimizer.update(gradients, state.optimizer, state.weights)
     weights: Any = optax.apply_updates(state.weights, updates)
-    metrics = {"loss": loss, "accuracy": order_accuracy(scores)}
+    metrics = {"loss": loss, "accuracy": wins(scores[:, :1], scores[:, 1:])}
     metrics["gradient_norm"] = optax.tree.norm(gradients)
     return RewardState(weights, optimizer_state), metrics
 
 
-def order_accuracy(scores: Scores) -> Float[Array, ""]:
-    """How often the first of each row is above another one of it; ties count half."""
-    first, others = scores[:, :1], scores[:, 1:]
-    above, equal = (first > others), (first == others)
+def wins(
+    scores: Float[Array, "prompts one"], against: Float[Array, "prompts others"]
+) -> Float[Array, ""]:
+    """Share of pairs in which a score is above the other, ties counting half."""
+    above, equal = scores > against, scores == against
     return jnp.mean(above.astype(jnp.float32) + 0.5 * equal.astype(jnp.float32))

@@ -1,0 +1,67 @@
+"""Judging: win rates by counting, Best-of-N by choosing by hand."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from matchbook.bond import algorithms, judged, policies, rewards
+
+PROMPTS = jnp.arange(3)
+RNG = np.random.default_rng(0)
+LOGITS = jnp.asarray(RNG.standard_normal((3, 6)), jnp.float32)
+TABLES = {name: jnp.asarray(RNG.integers(0, 4, (3, 6)), jnp.float32) for name in ("one", "two")}
+AGAINST = jnp.asarray(RNG.integers(0, 6, (3, 4)), jnp.int32)
+
+
+def model(table, prompts, answers):
+    return table[prompts[:, None], answers]
+
+
+JUDGES = {name: judged.Judge(model, table) for name, table in TABLES.items()}
+OPPONENT = judged.Opponent(LOGITS, PROMPTS, AGAINST)
+
+
+def by_hand(answers):
+    """Mean reward and share of wins for each judge, by going through all pairs."""
+    found = {}
+    for name, table in TABLES.items():
+        rewards_, points = [], []
+        for prompt, answer in enumerate(answers):
+            mine = float(table[prompt, answer])
+            rewards_.append(mine)
+            for other in AGAINST[prompt]:
+                theirs = float(table[prompt, other])
+                points.append(0.5 if mine == theirs else float(mine > theirs))
+        found |= {name: np.mean(rewards_), f"{name}_win": np.mean(points)}
+    return found
+
+
+def test_numbers_of_a_state_are_those_of_its_answers():
+    weights = LOGITS.at[:, 0].add(100.0).at[2, 4].add(200.0)  # certain of 0, 0 and 4
+    state = algorithms.policy_state(weights, algorithms.DESCENT, seed=0)
+    found = judged.judging(policies.TABULAR, JUDGES, OPPONENT)(state)
+    chances = np.asarray(jax.nn.log_softmax(LOGITS))
+    kl = -np.mean([chances[0, 0], chances[1, 0], chances[2, 4]])
+    wanted = by_hand([0, 0, 4]) | {"kl": kl}
+    assert {name: float(value) for name, value in found.items()} == pytest.approx(wanted, rel=1e-5)
+
+
+def test_the_best_of_n_is_chosen_by_one_judge_and_seen_by_all():
+    key, ns = jax.random.key(3), (1, 2, 5)
+    found = judged.best_of_n_judged(policies.TABULAR, JUDGES, OPPONENT, "two", ns, key)
+    answers = np.asarray(policies.TABULAR.sample(LOGITS, PROMPTS, key, 5)[0])
+    for place, n in enumerate(ns):
+        scores = np.take_along_axis(np.asarray(TABLES["two"]), answers[:, :n], axis=1)
+        best = answers[np.arange(3), scores.argmax(axis=1)]
+        wanted = by_hand(best.tolist())
+        assert {k: v[place] for k, v in found.items()} == pytest.approx(wanted, rel=1e-5)
+
+
+def test_right_compares_with_the_prompt_before():
+    own = jnp.array([3, 1, 5])
+    table = TABLES["one"]
+    pairs = [(table[i, own[i]], table[i, own[i - 1]]) for i in range(3)]
+    wanted = np.mean([0.5 if a == b else float(a > b) for a, b in pairs])
+    assert judged.right(JUDGES["one"], PROMPTS, own) == pytest.approx(wanted)
+    assert float(rewards.wins(jnp.array([[1.0]]), jnp.array([[1.0, 0, 2, 0]]))) == 0.625
