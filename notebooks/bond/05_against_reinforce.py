@@ -149,7 +149,7 @@ def trained(arm, seed):
 # policy can lie above the second line: it *is* the most reward at that distance.
 
 # %%
-NS, BETAS = 2 ** np.linspace(0, 7, 9), np.array([20, 3, 1.5, 1, 0.7, 0.5, 0.35, 0.25])
+NS, BETAS = 2 ** np.linspace(0, 6.5, 14), 1 / np.linspace(0.05, 3.5, 14)
 
 
 def line(arm, seed):
@@ -158,24 +158,26 @@ def line(arm, seed):
         found = task.best_of_n(NS)
     else:
         found = frontier.rlhf_line(task.reference, task.rewards, BETAS)
-    points = np.arange(len(found.kl))
-    return {"kl": (points, found.kl), "reward": (points, found.reward)}
+    points, start = np.arange(len(found.kl)), task.best_of_n(np.ones(1)).reward
+    return {"kl": (points, found.kl), "reward": (points, found.reward - start)}
 
 
 # %% [markdown]
 # ## Reward at equal KL
 #
-# From each run we read the reward where it first passes a given distance from the reference.
+# From each run we read the reward, less that of the reference, where it first passes a given
+# distance from the reference.
 
 # %%
-LEVELS = [0.2, 0.5, 1.0, 2.0]
+LEVELS = [0.1, 0.5, 1.0, 2.0]
 
 
 def measure(arm, seed, **_):
     if arm in ("best_of_n", "optimum"):
         return lab.Measured({}, line(arm, seed))
     history = trained(arm, seed)
-    kl, reward = history["exact_kl_to_reference"], history["exact_reward"]
+    kl, (done, reward) = history["exact_kl_to_reference"], history["exact_reward"]
+    reward = done, reward - reward[0]
     numbers = {f"reward.kl{k}": frontier.at_kl(kl[1], reward[1], k) for k in LEVELS}
     numbers |= {"last_kl": kl[1][-1], "generations": history["generations"][1][0]}
     return lab.Measured(numbers, {"kl": kl, "reward": reward})
@@ -209,7 +211,7 @@ LOOKS = dict(zip(trainers[1:], list(style.shades(trainers[1:]).values()))) | {
 
 
 def named(arm):
-    return "J-BOND" if arm == "jbond" else arm.replace("reinforce.", r"$\beta_{RL}$ = ")
+    return "J-BOND" if arm == "jbond" else arm.replace("reinforce.", "β = ")
 
 
 # %%
@@ -218,17 +220,17 @@ for ax, found in zip(axes, (rewards, kls)):
     drawn = {named(a): (found[a][0] * generations[a] / 1000, found[a][1]) for a in trainers}
     lab.plot_curves(ax, drawn, colors={named(arm): LOOKS[arm] for arm in trainers})
     ax.set_xlabel("answers drawn, thousands")
-for arm in trainers:
-    path = kls[arm][1].mean(0), rewards[arm][1].mean(0)
-    axes[2].plot(*path, color=LOOKS[arm], lw=2.6 if arm == "jbond" else 1.7, label=named(arm))
-for arm, mark, name in (("best_of_n", ":", "Best-of-N"), ("optimum", "-", "optimum")):
-    if arm in arms:
-        path = kls[arm][1].mean(0), rewards[arm][1].mean(0)
-        axes[2].plot(*path, mark, color=style.INK, lw=1.3, label=name)
-axes[0].set(title="reward", ylabel="mean reward")
+DASHES = {"best_of_n": (":", "Best-of-N"), "optimum": ("-", "optimum")}
+for arm in arms:
+    dash, name = DASHES.get(arm, ("-", named(arm)))
+    kl, reward = kls[arm][1].mean(0), rewards[arm][1].mean(0)
+    shown = np.where(kl < 3, reward, np.nan)
+    held_back = kl.max() < 0.5  # its name would stand among the lines
+    axes[2].plot(kl, shown, dash, color=LOOKS.get(arm, style.INK), label="_" * held_back + name)
+axes[0].set(title="reward", ylabel="mean reward, less the reference's")
 axes[1].set(title="distance", ylabel="KL to the reference, nats")
 axes[2].set(title="reward for distance", xlabel="KL to the reference, nats", xlim=(0, 3))
-axes[2].legend(loc="lower right", fontsize=8)
+lab.label_lines(axes[2])
 alt = "Reward and KL over answers drawn, and reward over KL. At 1 nat: " + "; ".join(
     f"{arm} {np.nanmean(at[1.0][arm]):.2f}" for arm in trainers if np.isfinite(at[1.0][arm]).any()
 )

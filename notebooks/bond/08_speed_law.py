@@ -217,7 +217,8 @@ print(runs)
 #
 # Black: the law. Grey: the law with J-BOND's own reward. Colours: what training did, mean over
 # seeds, with a band that is often thinner than the line. All panels have the same axes: updates in
-# units of $1/\log(1+\eta)$, so that one law serves all rates.
+# units of $1/\log(1+\eta)$, so that one law serves all rates. Dotted: the KL of always giving the
+# best of the few answers, beyond which nothing goes.
 
 # %%
 PANELS = {"table": "many answers, a table", "lm": "language model"}
@@ -255,9 +256,10 @@ experiment.figure(fig, "lines", numbers=drawn, alt=alt)
 # %% [markdown]
 # ## A law for those who lag
 #
-# All trained lines are straight, and most are too flat. Suppose that the policy is not Best-of-2 of
-# its anchor but Best-of-$m$ with $m<2$, because it never quite catches up. Then the anchor's $N$
-# grows by $1+(m-1)\eta$ an update, and $m$ can be read off the distance between policy and anchor:
+# The trained lines are straight, as long as there are answers left, and too flat. Suppose that the
+# policy is not Best-of-2 of its anchor but Best-of-$m$ with $m<2$, because it never quite catches
+# up. Then the anchor's $N$ grows by $1+(m-1)\eta$ an update, and $m$ can be read off the distance
+# between policy and anchor:
 #
 # $$\log m-1+\frac1m=\mathrm{KL}(\pi\|\pi_{anchor})\quad\Longrightarrow\quad
 # \text{slope}=\log\big(1+(m-1)\,\eta\big).$$
@@ -379,11 +381,11 @@ experiment.report(numbers | {f"kl_to_anchor.{arm}": mean for arm, mean in late.i
 # The law is a statement about time. It says how fast an anchor may run, not how good the answers
 # become; that they are good is only as true as the reward. As it stands it is an upper bound: only
 # a policy that keeps up reaches it, and keeping up is harder the faster the anchor moves. What
-# survives in every run is the straight line, and the slope that goes with the distance to the
-# anchor. With the paper's rate of $3\cdot10^{-6}$ for 7 billion weights nobody knows how near its
-# policy was; the slope of Figure 7 over $\log 1.02$ would tell, a test that anyone with the logs
-# can make. Intervals speak of seeds, on one task each. That an average of weights is nearly one of
-# logits was found here, for one small transformer, and is not a theorem.
+# survives in every run with answers left is the straight line, and the slope that goes with the
+# distance to the anchor. With the paper's rate of $3\cdot10^{-6}$ for 7 billion weights nobody
+# knows how near its policy was; the slope of Figure 7 over $\log 1.02$ would tell, a test that
+# anyone with the logs can make. Intervals speak of seeds, on one task each. That an average of
+# weights is nearly one of logits was found here, for one small transformer, and is not a theorem.
 #
 # ## What to try next
 #

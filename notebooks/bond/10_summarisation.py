@@ -248,27 +248,25 @@ def says(weights):
     return {f"says.{i}": texts.letters(line) for i, line in enumerate(lines)}
 
 
-# %%
 def shown():
-    kept = enumerate(data().examples["test"][:6])
-    return {f"{part}.{i}": texts.letters(getattr(p, part)) for i, p in kept for part in PARTS}
-
-
-PARTS = ("prompt", "answer")
+    kept, parts = enumerate(data().examples["test"][:6]), ("prompt", "answer")
+    return {f"{part}.{i}": texts.letters(getattr(p, part)) for i, p in kept for part in parts}
 
 
 # %%
-def measure(arm, seed, **_):
+def found(arm, seed):
     if arm == "best_of_n":
-        curves, weights = chosen(seed) | shown(), opponent().reference
-    else:
-        state, curves = trained(arm, seed)
-        weights = state.weights
+        return chosen(seed) | shown(), opponent().reference
+    state, curves = trained(arm, seed)
+    return curves, state.weights
+
+
+def measure(arm, seed, **_):
+    curves, weights = found(arm, seed)
     curves |= says(weights) if seed == 0 else {}
     test, numbers = rows_of("test"), {f"last.{name}": curves[name][1][-1] for name in WATCHED}
-    numbers |= {
-        f"right.{n}": judged.right(j, test.prompts, test.answers) for n, j in judges().items()
-    }
+    for name, judge in judges().items():
+        numbers[f"right.{name}"] = judged.right(judge, test.prompts, test.answers)
     return lab.Measured(numbers, curves, data=data().digest)
 
 
@@ -351,7 +349,8 @@ experiment.figure(fig, "promised_and_kept", numbers=drawn, alt=alt)
 # %% [markdown]
 # ## Read for yourself
 #
-# One sample each, the first functions of the test set, nothing chosen.
+# One sample each for the first functions of the test set; nothing was chosen. Look for lines that
+# name what the code does, and for phrases that would suit any function.
 
 
 # %%
@@ -381,7 +380,6 @@ def told(gap, more, less):
     return f"**{side}** ({gap})"
 
 
-# %%
 def at(arm, level):
     kl, wins = curves["kl"][arm][1], curves["reward_win"][arm][1]
     return [frontier.at_kl(*run, level) for run in zip(kl, wins)]
@@ -404,7 +402,7 @@ gaps = {
 flattery = {a: lab.paired_difference(last["reward_win"][a], last["judge_win"][a]) for a in arms}
 
 # %%
-found = f"""
+said = f"""
 - The reward ranks a function's own line above another's in {ranked["reward"]:.0%} of unseen
   functions, the judge in {ranked["judge"]:.0%}.
 - Figure 4: with a moving anchor the reward ends {told(gaps["figure4"], "higher", "lower")} than
@@ -415,7 +413,7 @@ found = f"""
   REINFORCE at 1 and {told(gaps["figure7.weak"], "more", "fewer")} than at 0.1.
 - The judge takes back, of J-BOND's share of wins, {flattery.get("jbond", "not run")}.
 """
-display(Markdown(found))
+display(Markdown(said))
 
 # %%
 numbers = {f"{name}.{arm}": mean for name, of in means.items() for arm, mean in of.items()}
@@ -430,7 +428,8 @@ experiment.report(numbers)
 # A policy of this size writes lines that sound like docstrings and are often wrong, and its judge
 # is as small as its reward: it is another opinion, not the truth. The intervals speak of the
 # training on one reward, with one author, one judge and one set of functions. The KL of Best-of-N
-# is its bound. Rates were chosen by the reward at half a nat, from one grid for both trainers.
+# is its bound. A function that does not fit into the prompt is left out, so these are short ones.
+# Rates were chosen by the reward at half a nat, from one grid for both trainers.
 #
 # ## What to try next
 #

@@ -10,7 +10,7 @@
 # %% tags=["parameters"]
 profile: str = "laptop"  # smoke, laptop or gpu: a column of the table below
 arms: list[str] = [
-    "base.scratch", "base.distilled", "sft", "more", "given", "own",
+    "base.scratch", "base.distilled", "sft", "more", "given", "own", "given.many", "own.many",
     "members", "uniform", "spherical", "moving"]  # fmt: skip # stages, see below
 divergence: str = "backward_kl"  # from teacher to student, or forward_kl, or cross_entropy
 seeds: int | None = None  # students
@@ -19,19 +19,19 @@ rates: list[float] | None = None  # their learning rates at the peak
 members: list[float] | None = None  # runs to average: their rates, times that of the last phase
 student: list[int] | None = None  # width and layers
 teacher: list[int] | None = None  # width and layers
-rows: list[int] | None = None  # in a step, tokens of prompt and of answer, given dialogues
+rows: list[int] | None = None  # in a step, tokens of prompt and of answer, dialogues: few, many
 vocabulary: int | None = None  # tokens of the language
 temperatures: list[float] | None = None  # of the text that all read first, and of answers
 sizes = {
     "smoke": {"seeds": 2, "steps": [3, 2, 3, 3], "rates": [0.01, 0.01, 0.005, 0.005],
               "members": [1.0, 1.0], "student": [64, 2], "teacher": [64, 2],
-              "rows": [4, 4, 6, 8], "vocabulary": 32, "temperatures": [1.0, 0.6]},
+              "rows": [4, 4, 6, 8, 16], "vocabulary": 32, "temperatures": [1.0, 0.6]},
     "laptop": {"seeds": 5, "steps": [400, 200, 20, 60], "rates": [0.006, 0.01, 0.004, 0.004],
                "members": [0.5, 1.0, 2.0], "student": [64, 2], "teacher": [128, 2],
-               "rows": [16, 8, 24, 32], "vocabulary": 128, "temperatures": [1.0, 0.6]},
+               "rows": [16, 8, 24, 32, 512], "vocabulary": 128, "temperatures": [1.0, 0.6]},
     "gpu": {"seeds": 5, "steps": [4000, 2000, 300, 300], "rates": [0.001, 0.002, 0.001, 0.001],
             "members": [0.5, 1.0, 2.0], "student": [512, 8], "teacher": [1024, 16],
-            "rows": [32, 32, 128, 128], "vocabulary": 1024,
+            "rows": [32, 32, 128, 128, 4096], "vocabulary": 1024,
             "temperatures": [1.0, 0.6]}}  # fmt: skip
 
 # %%
@@ -57,7 +57,7 @@ knobs = lab.knobs(
 settings = {name: value for name, value in vars(knobs).items() if name != "seeds"}
 settings |= {"divergence": divergence}
 s = SimpleNamespace(**settings)
-batch, prompt, answer, num_given = s.rows
+batch, prompt, answer, few, many = s.rows
 PHASES = ["teacher", "base", "sft", "last"]
 TEACHER, BASE, SFT, LAST = range(4)
 experiment = lab.Experiment("gemma2/11_post_training", version=1, profile=profile)
@@ -93,7 +93,9 @@ Markdown("\n".join(f"- *{ledger[name].where}*: {ledger[name].statement}" for nam
 # A fixed random network gives the next token's chances from the last two tokens. All models first
 # read it at temperature 1. Dialogues are the same language at a lower temperature: sharper, with
 # fewer ways to go on. A prompt is the beginning of such a text, an answer the rest. The student is
-# given a limited number of dialogues, and the prompts of these alone in the last phase.
+# given few dialogues, and the prompts of these alone in the last phase. How few they are decides
+# what the last phase can gain: a first trial of ours with four times as many hardly told its ways
+# apart. So two arms have the last phase again with **many** dialogues.
 
 # %%
 plain, careful = (
@@ -117,7 +119,8 @@ def answers(text):
 
 
 # %%
-given, held_out = (careful.rows(n, length, seed=i) for i, n in ((1, num_given), (2, 16 * batch)))
+held_out, all_given = careful.rows(16 * batch, length, seed=2), careful.rows(many, length, seed=1)
+given = corpus.take(all_given, slice(few))
 
 # %% [markdown]
 # ## One way to train
@@ -151,8 +154,8 @@ def make_teacher(**_):
     graph, weights = new("teacher", 1000)
     stream = plain.stream(batch, length, 1000)
     first = fit(TEACHER, distill.pretrain_step, (graph, weights), stream).weights
-    many = synthetic.Fresh(lambda step: answers(careful.rows(batch, length, seed=1000 + step)))
-    tuned = fit(TEACHER, distill.sft_step, (graph, first), many, rate=0.5)
+    fresh = synthetic.Fresh(lambda step: answers(careful.rows(batch, length, seed=1000 + step)))
+    tuned = fit(TEACHER, distill.sft_step, (graph, first), fresh, rate=0.5)
     return {"plain": first, "careful": tuned.weights}
 
 
@@ -190,7 +193,8 @@ def base(how, seed):
 # - **more**: the same again, the control for mere length;
 # - **given**: the teacher's distribution along the given answers;
 # - **own**: the teacher's distribution along answers that the student has just written to the same
-#   prompts. It is the same divergence and the same rate, so that only the *text* differs.
+#   prompts. It is the same divergence and the same rate, so that only the *text* differs;
+# - **given.many**, **own.many**: from the same fine-tuned model, with many dialogues.
 
 
 # %%
@@ -212,12 +216,13 @@ def tuned(seed):
 
 # %%
 @functools.cache
-def last(share, rate, seed):
+def last(share, rate, seed, text="few"):
     writing = distill.Writing(num_new=answer)
     options = {"divergence": s.divergence, "student_share": share, "writing": writing}
     make_step = taught(distill.on_policy_step, "careful", **options)
     start = new("student", 0)[0], tuned(seed)
-    stream = corpus.batches(dialogues(given), batch, seed + 100)
+    pool = given if text == "few" else all_given
+    stream = corpus.batches(dialogues(pool), batch, seed + 100)
     more = {"state": functools.partial(averaged_state, seed), "rate": rate}
     return fit(LAST, functools.partial(averaged_step, make_step), start, stream, **more)
 
@@ -252,8 +257,9 @@ def averages(how, seed):
 def models_of(arm, seed):
     if arm == "members":
         return [last(1, rate, seed).inner.weights for rate in s.members]
-    if arm in ("own", "given"):
-        return [last(int(arm == "own"), 1.0, seed).inner.weights]
+    if arm.startswith(("own", "given")):
+        how, _, text = arm.partition(".")
+        return [last(int(how == "own"), 1.0, seed, text or "few").inner.weights]
     if arm == "more":
         return [fine_tune(LAST, tuned(seed), seed + 100)]
     return [tuned(seed) if arm == "sft" else averages(arm, seed)]
@@ -352,8 +358,8 @@ experiment.figure(fig, "along_an_answer", numbers=pd.DataFrame(drawn), alt=alt)
 best = {"best": found("best")["members"]} if "members" in own else {}
 values = loss | own | best
 PAIRS = [("base.distilled", "base.scratch"), ("own", "sft"), ("own", "more"), ("own", "given"),
-         ("uniform", "members"), ("uniform", "best"), ("spherical", "uniform"),
-         ("moving", "own")]  # fmt: skip
+         ("own.many", "given.many"), ("uniform", "members"), ("uniform", "best"),
+         ("spherical", "uniform"), ("moving", "own")]  # fmt: skip
 gaps = {
     f"{first}-{second}": lab.paired_difference(values[first], values[second])
     for first, second in PAIRS
@@ -398,7 +404,8 @@ display(
 - Distilled on two thirds of the tokens, the base model is {told("base.distilled-base.scratch")}.
 - On its own answers the student becomes {told("own-sft")} than after fine-tuning,
   {told("own-more")} than after more of it,
-  {told("own-given")} than with the same teacher on given answers.
+  {told("own-given")} than with the same teacher on given answers. With many dialogues it is
+  {told("own.many-given.many")}.
 - Its exposure bias, against training on given answers: {told("bias.own-given")}. The part of it
   that is drift is {drifted.get("own")} after **own**, {drifted.get("sft")} after **sft**.
 - The uniform average is {told("uniform-members")} than a single run on average, and
@@ -428,6 +435,6 @@ experiment.report(numbers | {f"gap.{name}": gap for name, gap in gaps.items()})
 # ## What to try next
 #
 # - `-p divergence=forward_kl`: does covering the teacher do as well as keeping to what it says?
-# - `-p rows=[16,8,24,16]`: hardly any dialogues. `-p rows=[16,8,24,2048]`: no shortage of them.
+# - `-p rows=[16,8,24,16,128]`: hardly any dialogues, and not so many.
 # - `-p steps=[400,200,20,240]`: a longer last phase, so that runs end further apart.
 # - `-p temperatures=[1.0,1.0]`: no new manner to learn, only the same language.

@@ -120,10 +120,9 @@ def measure(arm, seed, updates, **_):
     agent = Agent(one, environments(), schedule, seed=seed)
     steps = max(2, updates // schedule.updates_per_dispatch)
     watch = {"evaluate": lambda state: judged(one, state), "eval_every": max(1, steps // 15)}
-    state, history = lab.fit(
-        agent.step, agent.init(), agent.experience, num_steps=steps, name=arm, **watch
-    )
-    numbers = judged(one, state) | {"environment_steps": agent.experience.environment_steps}
+    start = agent.init(), agent.experience
+    state, history = lab.fit(agent.step, *start, num_steps=steps, name=arm, **watch)
+    numbers = judged(one, state)
     numbers["value_error"] = linear_quadratic.value_error(one, state, problem, MAX_ACTION)
     return lab.Measured(numbers, history | pictures(one, state))
 

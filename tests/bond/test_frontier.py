@@ -15,9 +15,10 @@ REWARDS = jnp.asarray(RNG.standard_normal((2, 6)), jnp.float32)
 
 def test_value_at_a_kl():
     kl, reward = [0.0, 0.4, 0.3, 1.0], [0.0, 2.0, 5.0, 4.0]
-    assert frontier.at_kl(kl, reward, 0.1) == pytest.approx(0.5)
+    assert frontier.at_kl(kl, reward, 0.1) == pytest.approx(1.0)  # half way, in roots
     assert frontier.at_kl(kl, reward, 0.4) == 2.0  # the first time it is there
-    assert frontier.at_kl(kl, reward, 0.65) == pytest.approx(4.5)
+    share = (0.65**0.5 - 0.3**0.5) / (1 - 0.3**0.5)
+    assert frontier.at_kl(kl, reward, 0.65) == pytest.approx(5 - share)
     assert frontier.at_kl(kl, reward, 0.0) == 0.0
     assert np.isnan(frontier.at_kl(kl, reward, 1.1))
     assert np.isnan(frontier.at_kl([0.2, 1.0], [0, 1], 0.1))

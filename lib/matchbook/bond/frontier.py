@@ -50,7 +50,10 @@ def rlhf_line(reference: LogProbs, rewards: Rewards, betas: Real[np.ndarray, "po
 
 
 def at_kl(kl: ArrayLike, values: ArrayLike, wanted: int | float) -> float:
-    """The value where a run first reaches the KL `wanted`, on straight lines between its points.
+    """The value where a run first reaches the KL `wanted`.
+
+    Between its points the run is a straight line over the *root* of the KL: near the reference what
+    is gained grows with the root, and lines over the KL itself would cut off fast runs' corners.
 
     Args:
       kl: of the run ``[points]``, in the order of its steps; it need not only rise.
@@ -71,7 +74,8 @@ def at_kl(kl: ArrayLike, values: ArrayLike, wanted: int | float) -> float:
         return float("nan")
     after = int(beyond[0])
     before = max(after - 1, 0)
-    share = (wanted - kl[before]) / (kl[after] - kl[before]) if after > before else 0.0
+    start, stop, place = np.sqrt(np.maximum([kl[before], kl[after], wanted], 0))
+    share = (place - start) / (stop - start) if after > before else 0.0
     return float(values[before] + share * (values[after] - values[before]))
 
 
