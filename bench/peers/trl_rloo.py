@@ -19,12 +19,18 @@ import trl
 
 
 def tokenizer_of(size: int) -> transformers.PreTrainedTokenizerFast:
-    """One word for each id."""
-    words = {f"w{token}": token for token in range(size)}
-    model = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, unk_token="w3"))
+    """One word for each id, four special ones first."""
+    special = ["<pad>", "<eos>", "<bos>", "<unk>"]
+    words = {word: token for token, word in enumerate(special)}
+    words |= {f"w{token}": token for token in range(len(special), size)}
+    model = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, unk_token="<unk>"))
     model.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
     return transformers.PreTrainedTokenizerFast(
-        tokenizer_object=model, pad_token="w0", eos_token="w1", bos_token="w2", padding_side="left"
+        tokenizer_object=model,
+        pad_token="<pad>",
+        eos_token="<eos>",
+        bos_token="<bos>",
+        padding_side="left",
     )
 
 

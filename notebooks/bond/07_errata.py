@@ -201,8 +201,9 @@ def measure_log(arm, seed):
 # ## Trap 3: right or wrong
 #
 # Let a share of the reference's answers to each prompt, the best ones, be *right* (reward 1) and
-# all others wrong (0). J-BOND trains on that, or on the full ranking, and we watch how often the
-# policy is right.
+# all others wrong (0). Answers are whole, so that a share is never passed and often not quite
+# reached. J-BOND trains on that, or on the full ranking, and we watch how often it is right.
+
 
 # %%
 SHARES = [0.5, 0.1, 0.02]
@@ -291,12 +292,12 @@ for arm, (done, kl) in curves_of("family", "kl").items():
 drift.set(title="drift, family", xlabel="updates", ylabel="KL to the reference, nats")
 trade.set(title="reward for distance, family", xlabel="KL to the reference, nats")
 trade.set(ylabel="mean reward")
-trade.legend(fontsize=8, loc="lower right")
+trade.legend(*trade.get_legend_handles_labels(), fontsize=8, loc="lower right")
 last = {arm: values.mean() for arm, values in runs.numbers("last_kl").items()} if signs else {}
 alt = "The printed term lies on the falling diagonal. Last KL: "
 alt += "; ".join(f"{arm} {kl:.2f}" for arm, kl in last.items())
 drawn = pd.DataFrame({a: y.mean(0) for a, (_, y) in curves_of("family", "kl").items()})
-drawn = drawn if len(drawn) else pd.DataFrame({"last_kl": last})
+drawn = drawn if len(drawn) else pd.DataFrame({"arm": arms})
 experiment.figure(fig, "sign", numbers=drawn.rename_axis("evaluation"), alt=alt)
 
 # %% [markdown]
@@ -379,7 +380,7 @@ for (name, gain), color in zip(maps.items(), (style.ROLES["best_of_n"], style.RO
                                               style.GREY)):  # fmt: skip
     axes[0].plot(p, gain, color=color, label=name)
 axes[0].set(xscale="log", title="one round", xlabel="success rate of the anchor")
-axes[0].set(ylabel="times as many successes")
+axes[0].set(ylabel="times as many successes", ylim=(0.7, 10))
 axes[0].set_xticks([0.01, 0.1, 1], ["1 %", "10 %", "100 %"])
 axes[0].legend(fontsize=8, loc="upper right")
 for ax, share in zip(axes[1:], SHARES):
@@ -390,7 +391,7 @@ for ax, share in zip(axes[1:], SHARES):
     lab.plot_curves(ax, pair, colors=colors)
     for text in list(ax.texts) if share != SHARES[-1] else ():
         text.remove()
-    ax.set(title=f"{share:.0%} are right", xlabel="updates")
+    ax.set(title=f"at most {share:.0%} are right", xlabel="updates")
 axes[1].set_ylabel("success rate")
 gains = pd.DataFrame(maps | {"success_rate": p})
 alt = (

@@ -4,10 +4,10 @@
 # [BOND](https://arxiv.org/abs/2407.14622) is tried on summaries of news (XSum) and on
 # conversations. Here is a real summarisation task that every machine carries: the functions of the
 # installed packages, each with the line that its author wrote about it. A small Gemma 2 learns to
-# write such lines, a reward model learns which line belongs to which function, and then J-BOND,
+# imitate such lines, a reward model learns to tell them from its imitations, and then J-BOND,
 # REINFORCE and Best-of-N sampling all go after that reward. The judge is another reward model, of
-# other packages' text and another seed, that no policy ever sees: what wins with it is better, what
-# wins only with the reward is flattery.
+# other functions and another seed, that no policy ever sees: what wins with it is better, what wins
+# only with the reward is flattery.
 
 # %% tags=["parameters"]
 profile: str = "laptop"  # smoke, laptop or gpu: a column of the table below
@@ -18,16 +18,16 @@ corpus: str = "environment"  # pairs; or a .jsonl, .parquet or datasets folder o
 columns: list[str] = ["prompt", "answer"]  # of your own data: what to summarise, and its summary
 seeds: int | None = None  # repetitions of the training on a reward
 model: list[int] | None = None  # width and layers of policy, reward and judge
-steps: list[int] | None = None  # updates: author, reward model, training on the reward
+steps: list[int] | None = None  # updates: imitator, reward model, training on the reward
 rows: list[int] | None = None  # in a batch of learning, of J-BOND, of REINFORCE; prompts judged
 text: list[int] | None = None  # pairs read, tokens of prompt and answer, pieces of the tokenizer
 eta: float | None = None  # share of the policy that the anchor takes up in each step
-rates: list[float] | None = None  # learning rates: author, reward model, J-BOND, REINFORCE
+rates: list[float] | None = None  # learning rates: imitator, reward model, J-BOND, REINFORCE
 sizes = {
     "smoke": {"seeds": 2, "model": [64, 2], "steps": [3, 3, 2], "rows": [8, 4, 6, 8],
               "text": [1500, 64, 16, 400], "eta": 0.05, "rates": [0.01, 0.003, 0.002, 0.0005]},
-    "laptop": {"seeds": 3, "model": [64, 2], "steps": [400, 300, 60], "rows": [32, 16, 24, 96],
-               "text": [24000, 64, 24, 1024], "eta": 0.05, "rates": [0.01, 0.003, 0.002, 0.0005]},
+    "laptop": {"seeds": 3, "model": [64, 2], "steps": [600, 200, 60], "rows": [32, 16, 24, 96],
+               "text": [24000, 96, 24, 1024], "eta": 0.05, "rates": [0.01, 0.003, 0.002, 0.0005]},
     "gpu": {"seeds": 5, "model": [768, 12], "steps": [4000, 2000, 400], "rows": [128, 64, 96, 512],
             "text": [100000, 256, 32, 8192], "eta": 0.02,
             "rates": [0.001, 0.0003, 0.0001, 0.00003]}}  # fmt: skip
@@ -86,25 +86,28 @@ def data():
 
 
 # %%
+SHARES = {"imitation": slice(0, None, 2), "proxy": slice(1, None, 4), "judge": slice(3, None, 4)}
+
+
 @functools.cache
 def rows_of(part):
-    """Halves of train, "a" and "b", or the first test rows as arrays."""
     if part == "test":
         return texts.take(data().test, slice(0, s.rows[3]))
-    return texts.take(data().train, slice("ab".index(part), None, 2))
+    return texts.take(data().train, SHARES[part])
 
 
 # %% [markdown]
-# ## Authors, rewards and a judge
+# ## An imitator, a reward and a judge
 #
-# Half *a* of the training pairs makes the policy that all start from, by supervised fine-tuning,
-# and the reward: a scalar head on a copy of that policy, trained by binary cross-entropy to tell a
-# function's own line from another function's,
+# Half of the training pairs makes the imitator, by supervised fine-tuning; all policies start from
+# it. A quarter makes the reward: a scalar head on a copy of the imitator, trained on pairs in the
+# manner of Bradley and Terry,
 #
-# $$-\log\sigma(r(x,y))-\log\sigma(-r(x,y')),\qquad y'\ \text{of another prompt}.$$
+# $$-\log\sigma\big(r(x,y)-r(x,y')\big),\qquad y\ \text{the author's line},\ y'\ \text{an
+# imitation.}$$
 #
-# Half *b* makes another author, and of it the judge, in the same way with another seed. All four
-# are artifacts, trained once.
+# The last quarter makes the judge in the same way, with another seed. All three are artifacts,
+# trained once and kept.
 
 
 # %%
@@ -115,63 +118,61 @@ score = scalar_head(graph, stop)
 
 
 # %%
-def learn(what, half, step, state, arrange):
-    stream = map(arrange, texts.batches(rows_of(half), s.rows[0], seed=ord(half)))
-    number = s.steps[what == "reward"]
-    state, _ = lab.fit(step, state, stream, num_steps=number, name=f"{what}.{half}")
-    return {"weights": state.weights}
-
-
-# %%
-def make_author(half, **_):
-    optimizer = distill.adamw(s.rates[0], s.steps[0])
-    _, weights = distill.new_model(config, seed=ord(half))
+def imitation(**_):
+    optimizer, part = distill.adamw(s.rates[0], s.steps[0]), rows_of("imitation")
+    _, weights = distill.new_model(config, seed=0)
     state = algorithms.policy_state(weights, optimizer, seed=0)
+    stream = texts.batches(part, s.rows[0], seed=0)
+    pairs = ((rows.prompts, rows.answers[:, None]) for rows in stream)
     step = algorithms.sft_step(policy, optimizer)
-    return learn("author", half, step, state, lambda rows: (rows.prompts, rows.answers[:, None]))
+    return {"weights": lab.fit(step, state, pairs, num_steps=s.steps[0])[0].weights}
 
 
 # %%
-def make_reward(half, **_):
-    optimizer = distill.adamw(s.rates[1], s.steps[1])
-    state = rewards.reward_state(head_on_trunk(kept("author", half), s.model[0]), optimizer)
-    step = rewards.matching_step(score, optimizer, mismatches=2)
-    return learn("reward", half, step, state, lambda rows: (rows.prompts, rows.answers))
+def preferring(part, **_):
+    optimizer, seed = distill.adamw(s.rates[1], s.steps[1]), len(part)
+    start, key = kept("imitation"), jax.random.key(seed)
+    chosen = rewards.against_samples(policy, start, rows_of(part), NS[-1], key, s.rows[3])
+    pairs = (rows.batch for rows in texts.batches(chosen, s.rows[0], seed))
+    state = rewards.reward_state(head_on_trunk(start, s.model[0]), optimizer)
+    step = rewards.preference_step(score, optimizer)
+    return {"weights": lab.fit(step, state, pairs, num_steps=s.steps[1], name=part)[0].weights}
 
 
 # %%
 @functools.cache
-def kept(what, half):
+def kept(part):
     about = {name: settings[name] for name in ("model", "rows", "text", "rates", "source")}
-    about |= {"half": half, "digest": data().digest, "steps": s.steps[:2]}
-    make = {"author": make_author, "reward": make_reward}[what]
-    return lab.artifact(what, make, **about)["weights"]
+    about |= {"part": part, "digest": data().digest, "steps": s.steps[:2]}
+    make = imitation if part == "imitation" else preferring
+    return lab.artifact(part, make, **about)["weights"]
 
 
 # %% [markdown]
 # ## The contest
 #
-# All are judged on functions of packages that nobody has seen: one answer to each, against four of
-# the author that training began with. A win is a higher score. Before any training the library is
-# asked whether the reward tells answers apart at all; a reward that ties is refused.
+# All are judged on functions of packages that nobody has seen: one answer to each, against eight of
+# the imitator that training began with. A win is a higher score. The lines that the functions'
+# authors wrote are judged too. Before any training the library is asked whether the reward tells
+# answers apart at all; a reward that is constant, not a number, or nearly all ties is refused.
 
 
 # %%
+NS, draw = (1, 2, 4, 8), jax.jit(policy.sample, static_argnums=3)
+
+
 @functools.cache
 def opponent():
-    start, prompts = kept("author", "a"), rows_of("test").prompts
-    answers, _ = jax.jit(policy.sample, static_argnums=3)(start, prompts, jax.random.key(9), 4)
-    return judged.Opponent(start, prompts, answers)
+    start, prompts = kept("imitation"), rows_of("test").prompts
+    return judged.Opponent(start, prompts, draw(start, prompts, jax.random.key(9), NS[-1])[0])
 
 
 # %%
 @functools.cache
 def judges():
-    both = {"reward": kept("reward", "a"), "judge": kept("reward", "b")}
-    reward = functools.partial(score, both["reward"])
-    given = opponent().reference, opponent().prompts, reward, jax.random.key(8)
-    reward_checks.check_reward(policy, *given)
-    return {name: judged.Judge(score, weights) for name, weights in both.items()}
+    told = jax.jit(score)(kept("proxy"), *opponent()[1:])
+    reward_checks.check_rewards(np.asarray(told))
+    return {name: judged.Judge(score, kept(name)) for name in ("proxy", "judge")}
 
 
 # %% [markdown]
@@ -205,7 +206,7 @@ def reinforce(weights, beta_rl):
 
 # %%
 def step_of(arm):
-    weights = kept("reward", "a")
+    weights = kept("proxy")
     if arm not in ANCHORS:
         beta = jnp.float32(arm.removeprefix("reinforce."))
         return algorithms.bound(reinforce, weights=weights, beta_rl=beta), "reinforce", s.rows[2]
@@ -217,24 +218,22 @@ def step_of(arm):
 # %%
 def trained(arm, seed):
     step, kind, number = step_of(arm)
-    state = algorithms.policy_state(kept("author", "a"), adams[kind], seed)
-    stream = (rows.prompts for rows in texts.batches(rows_of("a"), number, seed))
+    state = algorithms.policy_state(kept("imitation"), adams[kind], seed)
+    stream = (rows.prompts for rows in texts.batches(rows_of("imitation"), number, seed))
     watch = {"evaluate": judged.judging(policy, judges(), opponent())}
     watch |= {"eval_every": max(1, s.steps[2] // 6), "name": arm}
     return lab.fit(step, state, stream, num_steps=s.steps[2], **watch)
 
 
 # %% [markdown]
-# Best-of-N needs no training: it draws $N$ answers of the author and lets the reward choose. Its
+# Best-of-N needs no training: it draws $N$ answers of the imitator and lets the reward choose. Its
 # distance is at most $\log N-(N-1)/N$ nats, and just that where no two draws are alike.
 
+
 # %%
-NS = (1, 2, 4, 8, 16)
-
-
 def chosen(seed):
     key = jax.random.key(100 + seed)
-    found = judged.best_of_n_judged(policy, judges(), opponent(), "reward", NS, key)
+    found = judged.best_of_n_judged(policy, judges(), opponent(), "proxy", NS, key)
     found["kl"] = [np.log(n) - (n - 1) / n for n in NS]
     return {name: (np.array(NS), np.array(values)) for name, values in found.items()}
 
@@ -242,8 +241,7 @@ def chosen(seed):
 # %%
 def says(weights):
     """What the first functions are told; records hold numbers, so it is spelled in them."""
-    draw = jax.jit(policy.sample, static_argnums=3)
-    answers = draw(weights, opponent().prompts, jax.random.key(7), 1)[0][:6, 0]
+    answers = draw(weights, opponent().prompts, jax.random.key(7), NS[-1])[0][:6, 0]
     lines = [data().tokenizer.decode([t for t in row if t > 1]) for row in answers.tolist()]
     return {f"says.{i}": texts.letters(line) for i, line in enumerate(lines)}
 
@@ -264,29 +262,29 @@ def found(arm, seed):
 def measure(arm, seed, **_):
     curves, weights = found(arm, seed)
     curves |= says(weights) if seed == 0 else {}
-    test, numbers = rows_of("test"), {f"last.{name}": curves[name][1][-1] for name in WATCHED}
-    for name, judge in judges().items():
-        numbers[f"right.{name}"] = judged.right(judge, test.prompts, test.answers)
+    numbers = {f"last.{name}": curves[name][1][-1] for name in WATCHED}
+    people = judged.answers_judged(judges(), opponent(), rows_of("test").answers[:, None])
+    numbers |= {f"people.{name}": people[name] for name in WATCHED[1:]}
     return lab.Measured(numbers, curves, data=data().digest)
 
 
 # %%
-WATCHED = ("kl", "reward_win", "judge_win")
+WATCHED = ("kl", "proxy_win", "judge_win")
 runs = experiment.run(measure, arms=arms, seeds=knobs.seeds, **settings)
 
 # %%
 last = {name: runs.numbers(f"last.{name}") for name in WATCHED}
 means = {name: {a: lab.mean_interval(v) for a, v in of.items()} for name, of in last.items()}
-ranked = {name: runs.numbers(f"right.{name}")[arms[0]][0] for name in ("reward", "judge")}
+people = {name: runs.numbers(f"people.{name}")[arms[0]][0] for name in WATCHED[1:]}
 heads = ["KL, nats", "wins with the reward", "wins with the judge"]
 pd.DataFrame(dict(zip(heads, means.values())))
 
 # %% [markdown]
 # ## Wins for distance
 #
-# Left what was trained on, in the middle what was not, over the distance from the author; right how
-# that distance grows. One half is the author's own level. Best-of-N stands at its points of 1, 2,
-# 4, 8 and 16 draws.
+# Left what was trained on, in the middle what was not, over the distance from the imitator; right
+# how that distance grows. One half is the imitator's own level, the dashed line that of the
+# functions' authors. Best-of-N stands at its points of 1, 2, 4 and 8 draws.
 
 # %%
 LOOKS = dict(zip(arms, style.arm_colors(arms).values())) | {"jbond": style.ROLES["jeffreys"]}
@@ -305,15 +303,16 @@ for ax, name in zip(axes, WATCHED[1:]):
         mark = "o" if arm == "best_of_n" else "-"
         ax.plot(*path, mark, color=LOOKS[arm], ms=5, lw=1.8, label=NAMES[arm])
     ax.axhline(0.5, color=style.GREY, lw=1, ls=":")
-    ax.set(xlabel="KL to the author, nats", ylim=(0.4, 1))
+    ax.axhline(people[name], color=style.GREY, lw=1.2, ls="--")
+    ax.set(xlabel="KL to the imitator, nats", ylim=(0.4, 1))
 drawn = {NAMES[arm]: curves["kl"][arm] for arm in trainers}
 lab.plot_curves(axes[2], drawn, colors={NAMES[arm]: LOOKS[arm] for arm in trainers})
-axes[0].set(title="the reward that was trained on", ylabel="share of wins against the author")
+axes[0].set(title="the reward that was trained on", ylabel="share of wins against the imitator")
 axes[1].set(title="the judge that was not")
-axes[2].set(title="distance", xlabel="updates", ylabel="KL to the author, nats")
+axes[2].set(title="distance", xlabel="updates", ylabel="KL to the imitator, nats")
 axes[0].legend(loc="lower right", fontsize=8)
 alt = "Share of wins with reward and judge over KL, and KL over updates. In the end: " + "; ".join(
-    f"{NAMES[a]} {means['reward_win'][a].value:.2f} and {means['judge_win'][a].value:.2f} at "
+    f"{NAMES[a]} {means['proxy_win'][a].value:.2f} and {means['judge_win'][a].value:.2f} at "
     f"{means['kl'][a].value:.2f} nats" for a in arms
 )  # fmt: skip
 numbers = pd.DataFrame({
@@ -337,10 +336,10 @@ for row, arm in enumerate(arms):
     ax.plot(promised.value, row, "o", color=LOOKS[arm], mfc="white", ms=7)
 ax.axvline(0.5, color=style.INK, lw=1)
 ax.set(yticks=range(len(arms)), yticklabels=[NAMES[arm] for arm in arms])
-ax.set(ylim=(len(arms) - 0.5, -0.5), xlim=(0.35, 1), xlabel="share of wins against the author")
+ax.set(ylim=(len(arms) - 0.5, -0.5), xlim=(0.35, 1), xlabel="share of wins against the imitator")
 ax.grid(visible=False)
 alt = "Wins with the judge and, open, with the reward: " + "; ".join(
-    f"{NAMES[a]} {means['judge_win'][a]}, {means['reward_win'][a].value:.2f}" for a in arms
+    f"{NAMES[a]} {means['judge_win'][a]}, {means['proxy_win'][a].value:.2f}" for a in arms
 )
 drawn = {(a, n): vars(means[n][a]) for a in arms for n in WATCHED[1:]}
 drawn = pd.DataFrame({f"{a}_{n}": v for (a, n), v in drawn.items()}).T.rename_axis("arm")
@@ -357,7 +356,7 @@ experiment.figure(fig, "promised_and_kept", numbers=drawn, alt=alt)
 first = {record.arm: record.curves for record in reversed(runs.records)}
 plain, cards = first.get("best_of_n", {}), []
 for i in range(sum(name.startswith("prompt.") for name in plain)):
-    lines = {"its author": plain[f"answer.{i}"], "imitation": plain[f"says.{i}"]}
+    lines = {"its author": plain[f"answer.{i}"], "imitator": plain[f"says.{i}"]}
     lines |= {NAMES[arm]: first[arm][f"says.{i}"] for arm in trainers}
     said = "\n".join(f"- {who}: {texts.spelled(line)}" for who, line in lines.items())
     cards.append(f"```python\n{texts.spelled(plain[f'prompt.{i}'])}\n```\n{said}\n")
@@ -381,7 +380,7 @@ def told(gap, more, less):
 
 
 def at(arm, level):
-    kl, wins = curves["kl"][arm][1], curves["reward_win"][arm][1]
+    kl, wins = curves["kl"][arm][1], curves["proxy_win"][arm][1]
     return [frontier.at_kl(*run, level) for run in zip(kl, wins)]
 
 
@@ -393,18 +392,18 @@ def equal_kl(one, other, level=0.5):
 
 # %%
 gaps = {
-    "figure4": differ("reward_win", "jbond", "fixed"),
+    "figure4": differ("proxy_win", "jbond", "fixed"),
     "figure5": differ("kl", "hard", "jbond"),
     "figure6": equal_kl("gamma", "jbond"),
     "figure7.strong": equal_kl("jbond", "reinforce.1"),
     "figure7.weak": equal_kl("jbond", "reinforce.0.1"),
 }
-flattery = {a: lab.paired_difference(last["reward_win"][a], last["judge_win"][a]) for a in arms}
+flattery = {a: lab.paired_difference(last["proxy_win"][a], last["judge_win"][a]) for a in arms}
 
 # %%
 said = f"""
-- The reward ranks a function's own line above another's in {ranked["reward"]:.0%} of unseen
-  functions, the judge in {ranked["judge"]:.0%}.
+- The lines that people wrote win {people["proxy_win"]:.0%} with the reward and
+  {people["judge_win"]:.0%} with the judge, on packages that neither has seen.
 - Figure 4: with a moving anchor the reward ends {told(gaps["figure4"], "higher", "lower")} than
   with a fixed one.
 - Figure 5: a jumping anchor ends {told(gaps["figure5"], "farther away", "nearer")}, in nats.
@@ -417,7 +416,7 @@ display(Markdown(said))
 
 # %%
 numbers = {f"{name}.{arm}": mean for name, of in means.items() for arm, mean in of.items()}
-numbers |= {f"right.{name}": value for name, value in ranked.items()}
+numbers |= {f"people.{name}": value for name, value in people.items()}
 numbers |= {f"gap.{name}": gap for name, gap in gaps.items() if gap is not None}
 numbers |= {f"flattery.{arm}": gap for arm, gap in flattery.items()}
 experiment.report(numbers)
@@ -427,7 +426,8 @@ experiment.report(numbers)
 #
 # A policy of this size writes lines that sound like docstrings and are often wrong, and its judge
 # is as small as its reward: it is another opinion, not the truth. The intervals speak of the
-# training on one reward, with one author, one judge and one set of functions. The KL of Best-of-N
+# training on one reward, with one imitator, one judge and one set of functions. The judge shares
+# its first weights with the reward and the imitator. The KL of Best-of-N
 # is its bound. A function that does not fit into the prompt is left out, so these are short ones.
 # Rates were chosen by the reward at half a nat, from one grid for both trainers.
 #

@@ -1,11 +1,13 @@
 """Settings as arguments of one program; BOND with quantiles that are given."""
 
+import functools
 import itertools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.tree_util import Partial
 from scipy.special import log_softmax
 
 from matchbook import lab
@@ -32,9 +34,22 @@ def jbond(table, gamma):
     return algorithms.jbond_step(policies.TABULAR, OPTIMIZER, reward, anchor, gamma=gamma)
 
 
-def trained(step, num_steps=6):
-    state = algorithms.policy_state(REFERENCE, OPTIMIZER, seed=0)
-    state, _ = lab.fit(step, state, itertools.repeat(PROMPTS), num_steps=num_steps)
+def rated(table, rate):
+    optimizer = algorithms.adam(rate, 4)
+    reward, anchor = exact.table_reward(table), algorithms.ema(0.1)
+    return algorithms.jbond_step(policies.TABULAR, optimizer, reward, anchor)
+
+
+@functools.partial(jax.jit, compiler_options=QUICK)
+def advanced(step, state):
+    return step(state, PROMPTS)[0]
+
+
+def trained(step, optimizer=OPTIMIZER):
+    state = algorithms.policy_state(REFERENCE, optimizer, seed=0)
+    step = step if isinstance(step, Partial) else Partial(step)
+    for _ in range(4):
+        state = advanced(step, state)
     return state.weights
 
 
@@ -47,11 +62,24 @@ def test_a_bound_argument_trains_as_a_constant_does(make, name):
         )
 
 
-def test_a_sweep_is_traced_once():
-    trained(algorithms.bound(reinforce, table=TABLE, beta_rl=jnp.float32(0.2)))
-    before = len(TRACES)
-    for value in (0.3, 0.4):
-        trained(algorithms.bound(reinforce, table=TABLE + value, beta_rl=jnp.float32(value)))
+def test_a_learning_rate_may_be_an_argument_too():
+    for rate in (0.03, 0.2):
+        bound = algorithms.bound(rated, table=TABLE, rate=jnp.float32(rate))
+        optimizer = algorithms.adam(rate, 4)
+        np.testing.assert_allclose(
+            trained(bound, optimizer),
+            trained(rated(TABLE, rate), optimizer),
+            rtol=1e-4,
+            atol=1e-6,
+        )
+
+
+def test_a_sweep_is_traced_once_in_the_loop():
+    state = algorithms.policy_state(REFERENCE, OPTIMIZER, seed=0)
+    for place, value in enumerate((0.2, 0.3, 0.4)):
+        step = algorithms.bound(reinforce, table=TABLE + value, beta_rl=jnp.float32(value))
+        lab.fit(step, state, itertools.repeat(PROMPTS), num_steps=2)
+        before = len(TRACES) if place == 0 else before
     assert len(TRACES) == before
 
 

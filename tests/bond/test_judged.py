@@ -58,10 +58,8 @@ def test_the_best_of_n_is_chosen_by_one_judge_and_seen_by_all():
         assert {k: v[place] for k, v in found.items()} == pytest.approx(wanted, rel=1e-5)
 
 
-def test_right_compares_with_the_prompt_before():
-    own = jnp.array([3, 1, 5])
-    table = TABLES["one"]
-    pairs = [(table[i, own[i]], table[i, own[i - 1]]) for i in range(3)]
-    wanted = np.mean([0.5 if a == b else float(a > b) for a, b in pairs])
-    assert judged.right(JUDGES["one"], PROMPTS, own) == pytest.approx(wanted)
+def test_given_answers_are_judged_and_ties_count_half():
+    answers = [3, 1, 5]
+    found = judged.answers_judged(JUDGES, OPPONENT, jnp.array(answers)[:, None])
+    assert found == pytest.approx(by_hand(answers))
     assert float(rewards.wins(jnp.array([[1.0]]), jnp.array([[1.0, 0, 2, 0]]))) == 0.625

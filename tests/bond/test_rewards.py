@@ -87,6 +87,22 @@ def test_bradley_terry_learns_an_order():
     assert np.corrcoef(scores, np.arange(7))[0, 1] > 0.9
 
 
+def test_what_people_wrote_is_preferred_to_samples():
+    rows = sequences.answered_prompts([([1, 2], [4, 7]), ([5], [1]), ([3], [2, 2])], 2, LENGTH)
+    found = rewards.against_samples(POLICY, TRUNK, rows, 4, jax.random.key(0), batch_size=2)
+    assert [len(part) for part in found] == [12] * 4
+    for place in range(12):
+        for name, of in (("tokens", "tokens"), ("segments", "segments"), ("chosen", "answers")):
+            wanted = getattr(rows, of)[place // 4]
+            np.testing.assert_array_equal(getattr(found, name)[place], wanted)
+    assert len(np.unique(found.rejected[:4], axis=0)) > 1
+    ended = np.cumsum(found.rejected == STOP, axis=1) - (found.rejected == STOP) > 0
+    assert not found.rejected[ended].any()
+    prompts, chosen, rejected = found.batch
+    np.testing.assert_array_equal(prompts.tokens, found.tokens)
+    assert (chosen.shape, rejected.shape) == ((12, LENGTH), (12, LENGTH))
+
+
 def text(tokens):
     return "".join("abcdefgh"[token] for token in tokens)
 

@@ -8,6 +8,8 @@ prompt and itself and no other answer:
     positions      0      1      2   |   3     4   |    3      4
 """
 
+from typing import Any
+
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Shaped
 
@@ -70,7 +72,7 @@ def branched_attention(samples: int, prompt_time: int) -> Attend:
         *,
         positions: Int[Array, "prompts all_time"],
         segments: Int[Array, "prompts all_time"],
-        **options: object,
+        **options: Any,
     ) -> Float[Array, "prompts all_time heads head_dim"]:
         q, k, v, positions, segments = (
             apart(x, samples, prompt_time) for x in (q, k, v, positions, segments)

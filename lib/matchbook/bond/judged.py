@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from matchbook.bond.algorithms.scoring import best
 from matchbook.bond.policies import Answers, LogProbs, Policy, Prompts, Weights
-from matchbook.bond.rewards.learned import mismatched, wins
+from matchbook.bond.rewards.learned import wins
 from matchbook.bond.scalar_head import ScalarModel
 
 Numbers = dict[str, Float[Array, ""]]
@@ -44,8 +44,7 @@ def judging(
     ``kl``, nats, to the reference, by its samples; and for each judge ``<name>``, the mean reward,
     and ``<name>_win``, the share of wins. The same state gives the same numbers.
     """
-    models = tuple((name, judge.model) for name, judge in judges.items())
-    weights = tuple(judge.weights for judge in judges.values())
+    models, weights = _unzipped(judges)
     numbers = _numbers(policy, models)
     return lambda state: numbers(state.weights, weights, opponent, jax.random.key(int(state.step)))
 
@@ -75,20 +74,26 @@ def best_of_n_judged(
     answers, _ = draw(opponent.reference, opponent.prompts, key, max(ns))
     judge = judges[chooser]
     rewards = jax.jit(judge.model)(judge.weights, opponent.prompts, answers)
-    models = tuple((name, judge.model) for name, judge in judges.items())
-    weights = tuple(judge.weights for judge in judges.values())
-    found = [_judged(models, weights, opponent, best(answers[:, :n], rewards[:, :n])) for n in ns]
-    return {name: [float(numbers[name]) for numbers in found] for name in found[0]}
+    winners = (best(answers[:, :n], rewards[:, :n]) for n in ns)
+    found = [answers_judged(judges, opponent, of_n) for of_n in winners]
+    return {name: [numbers[name] for numbers in found] for name in found[0]}
 
 
-def right(judge: Judge, prompts: Prompts, answers: Int[Array, "prompts *answer"]) -> float:
-    """How often a judge puts a prompt's own answer above the one of the prompt before it."""
-    shown = jnp.concatenate([answers[:, None], mismatched(answers, 1)], axis=1)
-    scores = jax.jit(judge.model)(judge.weights, prompts, shown)
-    return float(wins(scores[:, :1], scores[:, 1:]))
+def answers_judged(
+    judges: Mapping[str, Judge], opponent: Opponent, answers: Int[Array, "prompts 1 *answer"]
+) -> dict[str, float]:
+    """The numbers of `judging`, but ``kl``, for given answers, such as those that people wrote."""
+    models, weights = _unzipped(judges)
+    return {k: float(v) for k, v in _judged(models, weights, opponent, answers).items()}
 
 
 Models = tuple[tuple[str, ScalarModel], ...]
+
+
+def _unzipped(judges: Mapping[str, Judge]) -> tuple[Models, tuple[Weights, ...]]:
+    """Names and models, and the weights: what is static, and what is not."""
+    models = tuple((name, judge.model) for name, judge in judges.items())
+    return models, tuple(judge.weights for judge in judges.values())
 
 
 @functools.lru_cache

@@ -54,7 +54,7 @@ class AnsweredPrompts(NamedTuple):
 
     @property
     def prompts(self) -> TokenPrompts:
-        return TokenPrompts(self.tokens, self.segments)
+        return TokenPrompts(jnp.asarray(self.tokens), jnp.asarray(self.segments))
 
 
 def token_prompts(prompts: Sequence[Sequence[int]], width: int | None = None) -> TokenPrompts:

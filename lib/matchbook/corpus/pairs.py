@@ -12,6 +12,7 @@ import itertools
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from matchbook.corpus import docstrings, pair_files
 from matchbook.corpus import documents as choose
@@ -88,11 +89,14 @@ def pairs(
     return Pairs(**parts, digest=digest(kept), skipped=dict(skipped))
 
 
-def pairs_identity(source: str | Path = ENVIRONMENT, **columns: str) -> str:
-    """What stands for a source of pairs in the key of a record; see `identity`."""
+def pairs_identity(source: str | Path = ENVIRONMENT, **options: Any) -> str:
+    """What stands for a source of pairs in the key of a record; see `identity`.
+
+    `options` are those of `pairs`.
+    """
     if source == ENVIRONMENT:
         return ENVIRONMENT
-    return f"{Path(source).name} {pairs(source, **columns).digest[:16]}"
+    return f"{Path(source).name} {pairs(source, **options).digest[:16]}"
 
 
 def once(found: Iterable[Pair], skipped: Counter[str]) -> Iterable[Pair]:

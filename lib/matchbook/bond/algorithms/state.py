@@ -74,13 +74,22 @@ def advance(
     return PolicyState(weights, anchor, optimizer_state, key, step), metrics
 
 
-@functools.lru_cache
-def adam(learning_rate: int | float, warmup_steps: int = 100) -> optax.GradientTransformation:
+def adam(
+    learning_rate: int | float | Float[Array, ""], warmup_steps: int = 100
+) -> optax.GradientTransformation:
     """Adam with a linear warm-up and then a constant rate: what BOND, section 6 states.
 
     The paper's rate is 3e-6, for Gemma 2B and 7B. Called again with equal arguments it is the same
-    optimizer, so nothing compiles twice.
+    optimizer, so nothing compiles twice. A rate that is an array may be traced: `arguments.bound`.
     """
+    if isinstance(learning_rate, jax.Array):
+        return _adam(learning_rate, warmup_steps)
+    return _same_adam(learning_rate, warmup_steps)
+
+
+def _adam(
+    learning_rate: int | float | Float[Array, ""], warmup_steps: int
+) -> optax.GradientTransformation:
     schedule = optax.linear_schedule(
         init_value=learning_rate / (warmup_steps + 1),
         end_value=learning_rate,
@@ -93,3 +102,6 @@ def adam(learning_rate: int | float, warmup_steps: int = 100) -> optax.GradientT
             return inner.update(updates, state, params, **extra)
 
     return optax.GradientTransformation(inner.init, update)
+
+
+_same_adam = functools.lru_cache(_adam)

@@ -16,10 +16,13 @@ from matchbook.bond.rewards.learned import (
     reward_state,
     wins,
 )
+from matchbook.bond.rewards.preferences import Preferences, against_samples
 
 __all__ = [
     "HostReward",
+    "Preferences",
     "RewardState",
+    "against_samples",
     "bradley_terry_loss",
     "entailment_loss",
     "matching_step",
