@@ -151,23 +151,21 @@ def tokenizer(real_texts) -> corpus.Tokenizer:
 
 
 def test_ids_spell_the_pair_and_too_long_ones_are_refused_by_row(tokenizer):
-    pairs = [
-        corpus.Pair("def f(x):\n    return x", "Give x back.", "a.py, line 1", "a"),
-        corpus.Pair(
-            "def g(x):\n    return x" + "\n\n    # more" * 30, "Go on.", "a.py, line 9", "a"
-        ),
-    ]
+    short = corpus.Pair("def f(x):\n    return x", "Give x back.", "a.py, line 1", "a")
+    long = corpus.Pair(short.prompt + "\n\n    # more" * 30, "Go on. " * 5, "a.py, line 9", "a")
     ((prompt, answer),) = corpus.encode_pairs(
-        pairs[:1], tokenizer, max_prompt=60, max_answer=20, ask='\n"""'
+        [short], tokenizer, max_prompt=60, max_answer=20, ask='\n"""'
     )
     assert (prompt[0], answer[-1]) == (tokenizer.bos, tokenizer.eos)
-    assert tokenizer.decode(prompt[1:]) == pairs[0].prompt + '\n"""'
-    assert tokenizer.decode(answer[:-1]) == pairs[0].answer
-    limits = {"max_prompt": len(prompt), "max_answer": len(answer), "ask": '\n"""'}
-    with pytest.raises(
-        ValueError, match=r"a.py, line 9: expected prompt of at most .* tokens, got"
-    ):
-        corpus.encode_pairs(pairs, tokenizer, **limits)
-    assert corpus.fitting(pairs, tokenizer, **limits) == (pairs[0],)
+    assert tokenizer.decode(prompt[1:]) == short.prompt + '\n"""'
+    assert tokenizer.decode(answer[:-1]) == short.answer
+    limits = {"max_prompt": len(prompt), "max_answer": 60, "ask": '\n"""'}
+    with pytest.raises(ValueError, match=r"line 9: expected prompt of at most .* tokens, got"):
+        corpus.encode_pairs([short, long], tokenizer, **limits)
+    (same, _), (cropped, _) = corpus.encode_pairs([short, long], tokenizer, **limits, crop=True)
+    assert same == prompt
+    assert len(cropped) == len(prompt)
+    assert tokenizer.decode(cropped[1:]).endswith('\n"""')
+    assert corpus.fitting([short, long], tokenizer, max_answer=len(answer)) == (short,)
     with pytest.raises(ValueError, match=r"a.py, line 1: expected answer of at most 2"):
-        corpus.encode_pairs(pairs[:1], tokenizer, max_prompt=60, max_answer=2)
+        corpus.encode_pairs([short], tokenizer, max_prompt=60, max_answer=2)

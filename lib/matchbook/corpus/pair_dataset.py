@@ -47,8 +47,9 @@ def pair_dataset(
 ) -> PairDataset:
     """Rows of `pairs`; see there for the source, its options, and what raises.
 
-    Of the environment those functions are taken that fit. What is longer than it may be in data of
-    one's own is refused with its row: it is for their owner to say what becomes of it.
+    Of the environment, long functions are cropped to their beginnings, and those with a long
+    summary left out. What is too long in data of one's own is refused with its row: it is for their
+    owner to say what becomes of it.
 
     Args:
       source: `"environment"` or a path.
@@ -63,12 +64,14 @@ def pair_dataset(
     found = pairs(source, **options)
     texts = [f"{pair.prompt}{ask}{pair.answer}" for pair in found.train[:LEARN_FROM]]
     tokenizer = train_tokenizer(texts, vocab_size)
-    limits: dict[str, Any] = {"max_prompt": max_prompt, "max_answer": max_answer, "ask": ask}
     examples = {name: getattr(found, name) for name in SPLITS}
-    if source == ENVIRONMENT:
-        examples = {name: fitting(of, tokenizer, **limits) for name, of in examples.items()}
+    if ours := source == ENVIRONMENT:
+        examples = {k: fitting(v, tokenizer, max_answer=max_answer) for k, v in examples.items()}
+    limits: dict[str, Any] = {"max_prompt": max_prompt, "max_answer": max_answer}
     rows = {
-        name: answered_prompts(encode_pairs(of, tokenizer, **limits), max_prompt, max_answer)
+        name: answered_prompts(
+            encode_pairs(of, tokenizer, **limits, ask=ask, crop=ours), max_prompt, max_answer
+        )
         for name, of in examples.items()
     }
     return PairDataset(**rows, examples=examples, tokenizer=tokenizer, digest=found.digest)

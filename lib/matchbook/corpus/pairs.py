@@ -137,6 +137,7 @@ def encode_pairs(
     max_prompt: int,
     max_answer: int,
     ask: str = "",
+    crop: bool = False,
 ) -> list[tuple[Ids, Ids]]:
     """Ids of each prompt, bos first, and of its answer, eos last.
 
@@ -146,40 +147,33 @@ def encode_pairs(
       max_prompt: tokens of a prompt at most, bos and `ask` counted.
       max_answer: tokens of an answer at most, eos counted.
       ask: text behind every prompt, such as a line that asks for a summary.
+      crop: take the beginning of a prompt that is too long.
 
     Raises:
-      ValueError: a prompt or an answer that is longer; names its row. See `fitting`.
+      ValueError: a prompt, unless cropped, or an answer that is longer; names its row. See
+        `fitting`.
     """
     encoded = []
-    for pair, ids in zip(chosen, _ids(chosen, tokenizer, ask), strict=True):
+    asked = tokenizer.encode(ask)
+    for pair, (prompt, answer) in zip(chosen, _ids(chosen, tokenizer), strict=True):
+        ids = (prompt[: max_prompt - len(asked)] if crop else prompt) + asked, answer
         for what, part, most in zip(("prompt", "answer"), ids, (max_prompt, max_answer)):
             if len(part) > most:
                 raise ValueError(
                     f"{pair.where}: expected {what} of at most {most} tokens, got {len(part)}: "
-                    "shorten it, allow more tokens, or leave such pairs out with `fitting`"
+                    "shorten it, allow more tokens, `crop` prompts, or choose answers by `fitting`"
                 )
         encoded.append(ids)
     return encoded
 
 
-def fitting(
-    chosen: Sequence[Pair],
-    tokenizer: Tokenizer,
-    *,
-    max_prompt: int,
-    max_answer: int,
-    ask: str = "",
-) -> tuple[Pair, ...]:
-    """The pairs that `encode_pairs` takes with the same arguments."""
-    ids = _ids(chosen, tokenizer, ask)
-    return tuple(
-        pair
-        for pair, (prompt, answer) in zip(chosen, ids, strict=True)
-        if len(prompt) <= max_prompt and len(answer) <= max_answer
-    )
+def fitting(chosen: Sequence[Pair], tokenizer: Tokenizer, *, max_answer: int) -> tuple[Pair, ...]:
+    """The pairs whose answers `encode_pairs` takes."""
+    ids = _ids(chosen, tokenizer)
+    return tuple(pair for pair, (_, a) in zip(chosen, ids, strict=True) if len(a) <= max_answer)
 
 
-def _ids(chosen: Sequence[Pair], tokenizer: Tokenizer, ask: str) -> list[tuple[Ids, Ids]]:
-    prompts = tokenizer.encode_all([pair.prompt + ask for pair in chosen])
+def _ids(chosen: Sequence[Pair], tokenizer: Tokenizer) -> list[tuple[Ids, Ids]]:
+    prompts = tokenizer.encode_all([pair.prompt for pair in chosen])
     answers = tokenizer.encode_all([pair.answer for pair in chosen])
     return [([tokenizer.bos, *p], [*a, tokenizer.eos]) for p, a in zip(prompts, answers)]

@@ -25,9 +25,9 @@ eta: float | None = None  # share of the policy that the anchor takes up in each
 rates: list[float] | None = None  # learning rates: imitator, reward model, J-BOND, REINFORCE
 sizes = {
     "smoke": {"seeds": 2, "model": [64, 2], "steps": [3, 3, 2], "rows": [8, 4, 6, 8],
-              "text": [1500, 64, 16, 400], "eta": 0.05, "rates": [0.01, 0.003, 0.002, 0.0005]},
-    "laptop": {"seeds": 3, "model": [64, 2], "steps": [600, 200, 60], "rows": [32, 16, 24, 96],
-               "text": [24000, 96, 24, 1024], "eta": 0.05, "rates": [0.01, 0.003, 0.002, 0.0005]},
+              "text": [1500, 32, 24, 400], "eta": 0.05, "rates": [0.01, 0.003, 0.002, 0.0005]},
+    "laptop": {"seeds": 3, "model": [64, 2], "steps": [1000, 300, 60], "rows": [32, 32, 48, 96],
+               "text": [24000, 48, 24, 1024], "eta": 0.05, "rates": [0.01, 0.003, 0.001, 0.0003]},
     "gpu": {"seeds": 5, "model": [768, 12], "steps": [4000, 2000, 400], "rows": [128, 64, 96, 512],
             "text": [100000, 256, 32, 8192], "eta": 0.02,
             "rates": [0.001, 0.0003, 0.0001, 0.00003]}}  # fmt: skip
@@ -72,9 +72,10 @@ experiment = lab.Experiment("bond/10_summarisation", version=1, profile=profile)
 #
 # ## The task
 #
-# The prompt is a function's code, its docstring taken out, and an opening `"""`. The answer is the
-# docstring's first line. Packages, not functions, are split into train, validation and test, and a
-# line that several functions share counts once: so no tested answer was ever seen.
+# The prompt is the beginning of a function's code, its docstring taken out, and an opening `"""`.
+# The answer is the docstring's first line. Packages, not functions, are split into train,
+# validation and test, and a line that several functions share counts once: so no tested answer was
+# ever seen.
 
 
 # %%
@@ -428,7 +429,7 @@ experiment.report(numbers)
 # is as small as its reward: it is another opinion, not the truth. The intervals speak of the
 # training on one reward, with one imitator, one judge and one set of functions. The judge shares
 # its first weights with the reward and the imitator. The KL of Best-of-N
-# is its bound. A function that does not fit into the prompt is left out, so these are short ones.
+# is its bound. Of a long function the policies read the beginning only.
 # Rates were chosen by the reward at half a nat, from one grid for both trainers.
 #
 # ## What to try next
