@@ -90,10 +90,16 @@ def data():
 SHARES = {"imitation": slice(0, None, 2), "proxy": slice(1, None, 4), "judge": slice(3, None, 4)}
 
 
+def spread():
+    """Test rows at equal distances: neighbours come from one file."""
+    step = max(1, len(data().test.tokens) // s.rows[3])
+    return slice(0, step * s.rows[3], step)
+
+
 @functools.cache
 def rows_of(part):
     if part == "test":
-        return texts.take(data().test, slice(0, s.rows[3]))
+        return texts.take(data().test, spread())
     return texts.take(data().train, SHARES[part])
 
 
@@ -221,7 +227,7 @@ def trained(arm, seed):
     step, kind, number = step_of(arm)
     state = algorithms.policy_state(kept("imitation"), adams[kind], seed)
     stream = (rows.prompts for rows in texts.batches(rows_of("imitation"), number, seed))
-    watch = {"evaluate": judged.judging(policy, judges(), opponent())}
+    watch = {"evaluate": judged.judging(policy, judges(), opponent(), NS[-1])}
     watch |= {"eval_every": max(1, s.steps[2] // 6), "name": arm}
     return lab.fit(step, state, stream, num_steps=s.steps[2], **watch)
 
@@ -248,7 +254,7 @@ def says(weights):
 
 
 def shown():
-    kept, parts = enumerate(data().examples["test"][:6]), ("prompt", "answer")
+    kept, parts = enumerate(data().examples["test"][spread()][:6]), ("prompt", "answer")
     return {f"{part}.{i}": texts.letters(getattr(p, part)) for i, p in kept for part in parts}
 
 

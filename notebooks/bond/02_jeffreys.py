@@ -242,10 +242,10 @@ for (i, n), (j, name) in itertools.product(enumerate(NS), enumerate(METRICS)):
         axes[i, j].set_yticks([0.3, 0.5, 1, 2, 5, 10], [".3", ".5", "1", "2", "5", "10"])
         axes[i, j].set_ylim(0.24, 1.15 * starts[name](n))
         axes[i, j].minorticks_off()
-for ax in axes[-1]:
-    ax.set_xlabel("updates")
 legend = [Line2D([], [], color=style.ROLES[LOOKS[b]], label=NAMES[b]) for b in LOOKS]
 axes[0, 2].legend(handles=legend, loc="lower right")
+for ax in axes[-1]:
+    ax.set_xlabel("updates")
 
 # %%
 means = {

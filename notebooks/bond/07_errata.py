@@ -414,7 +414,9 @@ def reported(share):
     return f"tie rate {report.tie_rate:.2f}; {report.constant_prompts:.0%} of prompts all tie"
 
 
-pd.Series({f"{s:.0%} right": reported(s) for s in SHARES}).to_frame("check_rewards").style
+checked = pd.Series({f"{s:.0%} right": reported(s) for s in SHARES}, name="check_rewards")
+with pd.option_context("display.max_colwidth", None):
+    display(checked.to_frame())
 
 # %%
 lag = {

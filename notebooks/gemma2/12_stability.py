@@ -90,9 +90,11 @@ for cap, color in ((30, "blue"), (50, "vermillion")):
     y = soft_cap(x, cap)
     axes[0].plot(x, y, color=style.PALETTE[color], label=f"cap {cap}")
     axes[1].plot(x, 1 - (y / cap) ** 2, color=style.PALETTE[color], label=f"cap {cap}")
-axes[0].set(xlabel="logit or score", ylabel="after the cap", ylim=(-70, 70))
-axes[1].set(xlabel="logit or score", ylabel="slope")
+axes[0].set(ylabel="after the cap", ylim=(-70, 70))
+axes[1].set(ylabel="slope")
 axes[0].legend()
+for ax in axes:
+    ax.set_xlabel("logit or score")
 
 # %% [markdown]
 # ## What is taken out

@@ -47,6 +47,19 @@ def test_numbers_of_a_state_are_those_of_its_answers():
     assert {name: float(value) for name, value in found.items()} == pytest.approx(wanted, rel=1e-5)
 
 
+def test_several_answers_to_a_prompt_are_averaged_over():
+    answers = [[3, 1], [1, 4], [5, 5]]
+    found = judged.answers_judged(JUDGES, OPPONENT, jnp.array(answers))
+    one, other = (by_hand([row[place] for row in answers]) for place in (0, 1))
+    assert found == pytest.approx({name: (one[name] + other[name]) / 2 for name in one})
+    state = algorithms.policy_state(LOGITS, algorithms.DESCENT, seed=0)
+    many = judged.judging(policies.TABULAR, JUDGES, OPPONENT, num_samples=2000)(state)
+    chances = np.exp(np.asarray(jax.nn.log_softmax(LOGITS)))
+    wanted = np.mean(np.sum(chances * np.asarray(TABLES["one"]), axis=1))
+    assert float(many["one"]) == pytest.approx(wanted, abs=0.1)
+    assert float(many["kl"]) == pytest.approx(0, abs=1e-6)
+
+
 def test_the_best_of_n_is_chosen_by_one_judge_and_seen_by_all():
     key, ns = jax.random.key(3), (1, 2, 5)
     found = judged.best_of_n_judged(policies.TABULAR, JUDGES, OPPONENT, "two", ns, key)

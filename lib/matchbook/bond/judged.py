@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Key
 
 from matchbook.bond.algorithms.scoring import best
 from matchbook.bond.policies import Answers, LogProbs, Policy, Prompts, Weights
@@ -37,15 +37,15 @@ class Opponent(NamedTuple):
 
 
 def judging(
-    policy: Policy, judges: Mapping[str, Judge], opponent: Opponent
+    policy: Policy, judges: Mapping[str, Judge], opponent: Opponent, num_samples: int = 1
 ) -> Callable[[Any], Numbers]:
-    """A function from a training state to numbers, one new answer to each prompt; compiled.
+    """A function from a training state to numbers, on new answers to each prompt; compiled.
 
     ``kl``, nats, to the reference, by its samples; and for each judge ``<name>``, the mean reward,
     and ``<name>_win``, the share of wins. The same state gives the same numbers.
     """
     models, weights = _unzipped(judges)
-    numbers = _numbers(policy, models)
+    numbers = _numbers(policy, models, num_samples)
     return lambda state: numbers(state.weights, weights, opponent, jax.random.key(int(state.step)))
 
 
@@ -80,7 +80,7 @@ def best_of_n_judged(
 
 
 def answers_judged(
-    judges: Mapping[str, Judge], opponent: Opponent, answers: Int[Array, "prompts 1 *answer"]
+    judges: Mapping[str, Judge], opponent: Opponent, answers: Answers
 ) -> dict[str, float]:
     """The numbers of `judging`, but ``kl``, for given answers, such as those that people wrote."""
     models, weights = _unzipped(judges)
@@ -97,10 +97,10 @@ def _unzipped(judges: Mapping[str, Judge]) -> tuple[Models, tuple[Weights, ...]]
 
 
 @functools.lru_cache
-def _numbers(policy: Policy, models: Models) -> Callable[..., Numbers]:
+def _numbers(policy: Policy, models: Models, num_samples: int) -> Callable[..., Numbers]:
     @jax.jit
     def numbers(weights: Weights, judges: Any, opponent: Opponent, key: Key[Array, ""]) -> Numbers:
-        answers, log_probs = policy.sample(weights, opponent.prompts, key, 1)
+        answers, log_probs = policy.sample(weights, opponent.prompts, key, num_samples)
         before: LogProbs = policy.log_prob(opponent.reference, opponent.prompts, answers)
         kl = {"kl": jnp.mean(log_probs - before)}
         return kl | _judged(models, judges, opponent, answers)
@@ -113,12 +113,13 @@ def _judged(
     models: Models,
     weights: Any,
     opponent: Opponent,
-    answers: Int[Array, "prompts 1 *answer"],
+    answers: Answers,
 ) -> Numbers:
     found: Numbers = {}
+    drawn = answers.shape[1]
     for (name, model), of_model in zip(models, weights, strict=True):
         both = jnp.concatenate([answers, opponent.answers], axis=1)
         scores = model(of_model, opponent.prompts, both)
-        found[name] = jnp.mean(scores[:, 0])
-        found[f"{name}_win"] = wins(scores[:, :1], scores[:, 1:])
+        found[name] = jnp.mean(scores[:, :drawn])
+        found[f"{name}_win"] = wins(scores[:, :drawn], scores[:, drawn:])
     return found

@@ -117,8 +117,9 @@ def _step(
 
 
 def wins(
-    scores: Float[Array, "prompts one"], against: Float[Array, "prompts others"]
+    scores: Float[Array, "prompts ours"], against: Float[Array, "prompts others"]
 ) -> Float[Array, ""]:
-    """Share of pairs in which a score is above the other, ties counting half."""
-    above, equal = scores > against, scores == against
-    return jnp.mean(above.astype(jnp.float32) + 0.5 * equal.astype(jnp.float32))
+    """Share of a prompt's pairs in which ours is above the other, ties counting half."""
+    ours, others = scores[:, :, None], against[:, None, :]
+    above, equal = (ours > others).astype(jnp.float32), (ours == others).astype(jnp.float32)
+    return jnp.mean(above + 0.5 * equal)
