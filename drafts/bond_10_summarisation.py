@@ -187,9 +187,9 @@ def judges():
 #
 # `jbond` is the paper's, its anchor a moving average. `fixed` never moves it, `hard` replaces it
 # as often as the average forgets, `gamma` adds a pull towards it; the last two are for you to ask
-# for. REINFORCE pays 0.1 per nat. It draws two answers a prompt where J-BOND draws three, and gets half as many prompts again: a
-# step costs all of them the same number of answers. Settings are arguments of two compiled
-# programs.
+# for. REINFORCE pays 0.1 per nat. It draws two answers a prompt where J-BOND draws three, and gets
+# half as many prompts again: a step costs all of them the same number of answers. Settings are
+# arguments of two compiled programs.
 
 # %%
 warmup = max(1, s.steps[2] // 12)
