@@ -375,8 +375,9 @@ display(Markdown("\n".join(cards)))
 
 # %%
 def differ(name, one, other):
-    given = last[name].get(one), last[name].get(other)
-    return None if None in given else lab.paired_difference(*given)
+    if {one, other} - set(arms):
+        return None
+    return lab.paired_difference(last[name][one], last[name][other])
 
 
 def told(gap, more, less):
