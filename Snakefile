@@ -2,6 +2,7 @@
 
 `make reproduce` calls it for this machine. On a cluster, from the checkout:
     snakemake --workflow-profile env/profiles/slurm --config profile=gpu
+`split=false` makes a job of a notebook instead of a run.
 Unusual: a job's log is its executed notebook; `jobs/` holds copies of records under names that
 Snakemake can foresee, while the notebooks look records up by key in `records/`.
 """
@@ -20,8 +21,9 @@ ROOT = Path(workflow.basedir)
 PROFILE = config.get("profile", "laptop")
 RUNS = config.get("runs", ".")  # elsewhere only where jobs share no other folder
 NOTEBOOKS = {notebook.name: notebook for notebook in all_notebooks(ROOT)}
-# A smoke run takes seconds, less than a kernel needs to start: its notebooks run whole.
-JOBS = [] if PROFILE == "smoke" else plan(NOTEBOOKS.values(), PROFILE)
+# A job imports and compiles for itself: worth it on many cores; on few, notebooks run whole.
+SPLIT = str(config.get("split", PROFILE != "smoke")).lower() in ("1", "true", "yes")
+JOBS = plan(NOTEBOOKS.values(), PROFILE) if SPLIT else []
 # Two XLA threads for a job, on any machine: sums are split, and so rounded, as in what is published.
 MATCHBOOK = f"NPROC=2 {shlex.quote(sys.executable)} -m matchbook.lab.command_line"
 RUN = f"{MATCHBOOK} run {{wildcards.notebook}} --profile {PROFILE} --runs {RUNS} --replay own"

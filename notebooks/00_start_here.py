@@ -315,7 +315,8 @@ reached = costs[["two.forward", "two.backward"]].max(axis=1) < 1e-4
 numbers |= {"two.reached": lab.wilson(reached.sum(), len(reached)), "samples.ratio": ratio}
 moments = [density["one.beta=0.0"] * step @ grid**power for power in (1, 2)]
 wanted = [np.exp(target) @ grid**power for power in (1, 2)]
-numbers |= {f"moment.{k}": float(abs(a - b)) for k, (a, b) in enumerate(zip(moments, wanted), 1)}
+apart = {f"moment.{k}": abs(a - b) for k, (a, b) in enumerate(zip(moments, wanted), 1)}
+numbers |= {name: round(float(x), 4) for name, x in apart.items()}  # the rest is the processor's
 numbers |= {f"identity.{name}": x for name, x in zip(("nats", "gradient"), rounding.values())}
 experiment.report(numbers)
 

@@ -10,7 +10,7 @@
 
 # %% tags=["parameters"]
 profile: str = "laptop"  # smoke, laptop or gpu: a column of the table below
-arms: list[str] = ["gqa", "mqa", "gqa+mlp"]  # what is compared with mha
+arms: list[str] = ["mha", "gqa", "mqa", "gqa+mlp", "decode"]  # mha and decode are always needed
 corpus: str = "environment"  # the text; or a folder or .txt, .jsonl, .parquet file of your own
 seeds: int | None = None  # models of an arm
 steps: int | None = None  # optimizer steps
@@ -123,7 +123,8 @@ def config_of(arm):
 
 
 # %%
-ALL = ["mha", *arms]
+SHARING = [arm for arm in arms if arm not in ("mha", "decode")]
+ALL = ["mha", *SHARING]
 weights = {arm: accounting.parameter_count(config_of(arm)).non_embedding for arm in ALL}
 memory = {arm: accounting.cache_bytes_per_token(config_of(arm)) for arm in ALL}
 pd.DataFrame({"weights of the layers": weights, "cache bytes per token": memory})
@@ -223,12 +224,12 @@ def measure(arm, seed, **_):
 
 
 # %%
-runs = experiment.run(measure, arms=[*ALL, "decode"], seeds=knobs.seeds, **settings)
+runs = experiment.run(measure, arms=arms, seeds=knobs.seeds, **settings)
 
 # %%
 loss, curves = runs.numbers("loss"), runs.curve("loss")
 means = {arm: lab.mean_interval(loss[arm]) for arm in ALL}
-gaps = {arm: lab.paired_difference(loss[arm], loss["mha"]) for arm in arms}
+gaps = {arm: lab.paired_difference(loss[arm], loss["mha"]) for arm in SHARING}
 pd.DataFrame({"held-out loss, nats per token": means, "minus mha": pd.Series(gaps)})
 
 # %% [markdown]
@@ -245,12 +246,12 @@ MARGIN = 0.02
 fig, ax = lab.subplots(height=2.4)
 ax.axvspan(-MARGIN, MARGIN, color=style.GREY, alpha=0.15, lw=0)
 ax.axvline(0, color=style.INK, lw=1)
-for row, arm in enumerate(arms):
+for row, arm in enumerate(SHARING):
     ax.plot([gaps[arm].low, gaps[arm].high], [row, row], color=style.PALETTE["blue"], lw=3)
     ax.plot(gaps[arm].value, row, "o", ms=7, color=style.PALETTE["blue"])
     ax.plot(loss[arm] - loss["mha"], np.full(len(loss[arm]), row + 0.25), ".", color=style.GREY)
-labels = [f"{arm}, {weights[arm] / weights['mha']:.1%} of the weights" for arm in arms]
-ax.set(yticks=range(len(arms)), yticklabels=labels, ylim=(len(arms) - 0.4, -0.6))
+labels = [f"{arm}, {weights[arm] / weights['mha']:.1%} of the weights" for arm in SHARING]
+ax.set(yticks=range(len(SHARING)), yticklabels=labels, ylim=(len(SHARING) - 0.4, -0.6))
 ax.set_xlabel("held-out loss minus mha's, nats per token; band: the margin")
 ax.grid(visible=False)
 alt = "Loss minus multi-head attention's: " + "; ".join(f"{a} {g}" for a, g in gaps.items())

@@ -53,12 +53,12 @@ knobs = lab.knobs(
     profile, sizes, seeds=seeds, steps=steps, rates=rates, layers=layers, widths=widths, rows=rows,
     vocabulary=vocabulary, megabytes=megabytes,
 )  # fmt: skip
-settings = {name: value for name, value in vars(knobs).items() if name not in ("seeds", "rates")}
+settings = {name: value for name, value in vars(knobs).items() if name != "seeds"}
 settings |= {"text": texts.identity(corpus, max_bytes=1_000_000 * knobs.megabytes)}
-s = SimpleNamespace(**settings, rates=knobs.rates)  # the rate is part of an arm's name
+s = SimpleNamespace(**settings)
 batch, time, held_out = s.rows
 SHAPES = ["wide", "middle", "deep"]
-experiment = lab.Experiment("gemma2/07_wide_or_deep", version=1, profile=profile)
+experiment = lab.Experiment("gemma2/07_wide_or_deep", version=2, profile=profile)
 
 # %% [markdown]
 # ## What the paper says
@@ -141,8 +141,8 @@ def dataset():
 #
 # AdamW with warm-up, cosine and clipping. Every update of AdamW, weight decay included, is
 # proportional to the learning rate. So we let AdamW run at rate 1 and multiply its update by a rate
-# that is kept in the state: all rates then share one compiled program. Each arm is a shape at a
-# rate; models of one seed read the same tokens in the same order.
+# that is kept in the state: all rates share one compiled program. An arm is a shape, trained at
+# each rate; models of one seed read the same tokens in the same order.
 
 
 # %%
@@ -178,21 +178,22 @@ def train(who, rate, seed):
 
 
 # %%
+def key_of(rate):
+    return f"rate_{rate:g}"
+
+
+# %%
 def measure(arm, seed, **_):
-    who, rate = arm.split("_")
-    losses, test = train(who, float(rate), seed)
-    numbers = {"validation": losses[1][-1], "test": float(test)}
-    return lab.Measured(numbers, {"loss": losses}, data=dataset().digest)
+    numbers, curves = {}, {}
+    for rate in s.rates:
+        curves[key_of(rate)], test = train(arm, rate, seed)
+        numbers[f"validation.{key_of(rate)}"] = curves[key_of(rate)][1][-1]
+        numbers[f"test.{key_of(rate)}"] = float(test)
+    return lab.Measured(numbers, curves, data=dataset().digest)
 
 
 # %%
-def arm_of(who, rate):
-    return f"{who}_{rate:g}"
-
-
-# %%
-every = [arm_of(who, rate) for who in arms for rate in s.rates]
-runs = experiment.run(measure, arms=every, seeds=knobs.seeds, **settings)
+runs = experiment.run(measure, arms=arms, seeds=knobs.seeds, **settings)
 
 # %% [markdown]
 # ## Its own best rate for each shape
@@ -202,11 +203,11 @@ runs = experiment.run(measure, arms=every, seeds=knobs.seeds, **settings)
 # shows this is part of the result.
 
 # %%
-validation, test = runs.numbers("validation"), runs.numbers("test")
-means = {arm: lab.mean_interval(values) for arm, values in validation.items()}
-best = {who: min(s.rates, key=lambda rate: means[arm_of(who, rate)].value) for who in arms}
-at_best = {who: test[arm_of(who, best[who])] for who in arms}
-pd.DataFrame({rate: {who: means[arm_of(who, rate)] for who in arms} for rate in s.rates})
+validation = {rate: runs.numbers(f"validation.{key_of(rate)}") for rate in s.rates}
+means = {rate: {who: lab.mean_interval(validation[rate][who]) for who in arms} for rate in s.rates}
+best = {who: min(s.rates, key=lambda rate: means[rate][who].value) for who in arms}
+at_best = {who: runs.numbers(f"test.{key_of(best[who])}")[who] for who in arms}
+pd.DataFrame(means)
 
 # %%
 inside = {who: min(s.rates) < best[who] < max(s.rates) for who in arms}
@@ -224,12 +225,12 @@ LOOKS = dict(zip(SHAPES, ("vermillion", "purple", "blue")))
 LOOKS = {who: style.PALETTE[color] for who, color in LOOKS.items()}
 fig, ax = lab.subplots(height=3.4)
 for who in arms:
-    row = [means[arm_of(who, rate)] for rate in s.rates]
+    row = [means[rate][who] for rate in s.rates]
     label = f"{who}: {config_of(who).num_layers} layers, {config_of(who).embed_dim} wide"
     ax.plot(s.rates, [mean.value for mean in row], "o-", color=LOOKS[who], label=label)
     ax.vlines(s.rates, [m.low for m in row], [m.high for m in row], color=LOOKS[who], lw=3)
     for rate in s.rates:
-        values = validation[arm_of(who, rate)]
+        values = validation[rate][who]
         ax.plot(np.full(len(values), rate), values, ".", ms=4, color=LOOKS[who], alpha=0.6)
 lab.figures.label_lines(ax)
 ax.set_xscale("log")
@@ -237,10 +238,10 @@ ax.set_xticks(s.rates, [f"{rate:g}" for rate in s.rates])
 ax.set_xticks([], minor=True)
 ax.set(xlabel="learning rate at its peak", ylabel="held-out loss, nats per token")
 alt = "Held-out loss by learning rate, a line for each shape; lowest mean: " + "; ".join(
-    f"{who} {means[arm_of(who, best[who])].value:.3f} at {best[who]:g}" for who in arms
+    f"{who} {means[best[who]][who].value:.3f} at {best[who]:g}" for who in arms
 )
-drawn = pd.DataFrame({arm: vars(mean) for arm, mean in means.items()}).T
-experiment.figure(fig, "rates", numbers=drawn.rename_axis("arm"), alt=alt)
+drawn = {f"{who}_{rate:g}": vars(means[rate][who]) for rate in s.rates for who in arms}
+experiment.figure(fig, "rates", numbers=pd.DataFrame(drawn).T.rename_axis("arm"), alt=alt)
 
 # %% [markdown]
 # ## The gap at the best rates
@@ -278,7 +279,7 @@ if gaps:
 # are still drawing together at the end tells something about what longer runs would show.
 
 # %%
-curves = {who: runs.curve("loss")[arm_of(who, best[who])] for who in arms}
+curves = {who: runs.curve(key_of(best[who]))[who] for who in arms}
 shown = {who: (x[1:] * batch * time / 1000, y[:, 1:]) for who, (x, y) in curves.items()}
 fig, ax = lab.subplots(height=3.0)
 lab.plot_curves(ax, shown, colors=LOOKS)

@@ -38,7 +38,7 @@ def test_a_failed_job_stops_no_other_and_an_added_seed_runs_alone(tmp_path):
     _edit(root, "if arm == broken", 'if arm == "down"')
     runs = root / "runs" / "reproduce" / "laptop"
 
-    failed = matchbook(root, "reproduce")
+    failed = matchbook(root, "reproduce", "--split")
     assert failed.returncode == 1
     assert "ValueError: down is broken" in failed.stderr
     assert "some jobs failed" in failed.stdout
@@ -53,7 +53,7 @@ def test_a_failed_job_stops_no_other_and_an_added_seed_runs_alone(tmp_path):
     assert not (runs / "figures" / "laptop" / "toy").exists()
 
     _edit(root, 'if arm == "down"', "if arm == broken")
-    done = matchbook(root, "reproduce", "--keep")
+    done = matchbook(root, "reproduce", "--keep", "--split")
     assert done.returncode == 0, done.stderr
     assert "3 of 3 steps" in done.stderr  # the failed run, the pictures, and the end
     assert made.read_bytes() == first
@@ -79,7 +79,7 @@ def test_an_interrupted_reproduction_goes_on_and_a_finished_one_starts_afresh(
     root = make_checkout(tmp_path, ("00_overview",))
     found, codes = [], iter([1, 1, 0, 0, 0, 0])
 
-    def snakemake(root, profile, lock):
+    def snakemake(root, profile, lock, split):
         """Stands for the workflow: sees the mark of an earlier one, and leaves its own."""
         mark = root / "runs" / "reproduce" / profile / "mark"
         found.append(mark.exists())

@@ -14,7 +14,8 @@ from matchbook.critics import Critic, MixtureOfGaussians
 # Components begin as wide as returns are spread: from a narrow start, values of a small network
 # went wrong by several times their spread (`notebooks/mog/04_ablations`).
 MENDED_MIXTURE = MixtureOfGaussians(widths="exp", init_scale=1.0, num_nodes=2)
-LAPTOP_SCHEDULE = Schedule(samples_per_insert=64, updates_per_dispatch=16)
+# Half the batch and half the actions of the release: twice as many updates for each step and second.
+LAPTOP_SCHEDULE = Schedule(batch_size=128, samples_per_insert=64, updates_per_dispatch=32)
 
 
 def laptop_learner(environments: Environments, critic: Critic = MENDED_MIXTURE) -> DMPO:
@@ -31,6 +32,7 @@ def laptop_learner(environments: Environments, critic: Critic = MENDED_MIXTURE) 
         region=TrustRegion(epsilon_mean=1e-2, epsilon_std=1e-5),
         policy_sizes=(128, 128),
         critic_sizes=(128, 128),
+        num_actions=10,
         learning_rate=5e-4,
         dual_learning_rate=1e-2,
         target_policy_period=25,

@@ -170,7 +170,7 @@ def _refresh(root: Path) -> int:
 def _reproduce(options: argparse.Namespace) -> int:
     from matchbook.lab.reproduce import reproduce
 
-    return reproduce(find_root(), options.profile, keep=options.keep)
+    return reproduce(find_root(), options.profile, keep=options.keep, split=options.split or None)
 
 
 def _report(options: argparse.Namespace) -> int:
@@ -266,6 +266,11 @@ def _parser() -> argparse.ArgumentParser:
     _add_profile(reproduce)
     reproduce.add_argument(
         "--keep", action="store_true", help="go on with what is there, though it was finished"
+    )
+    reproduce.add_argument(
+        "--split",
+        action="store_true",
+        help="a job for each run, as on many cores, and not for each notebook",
     )
     report = command(
         "reproduce-report",

@@ -22,9 +22,10 @@ from matchbook.lab.passport import library_digest
 from matchbook.lab.planning import plan
 
 _BYTES_PER_JOB = 2 * 2**30  # a kernel with JAX and a small model
+_MANY_JOBS = 16  # at once, from which on each run is one: it imports and compiles for itself
 
 
-def reproduce(root: Path, profile: str, *, keep: bool = False) -> int:
+def reproduce(root: Path, profile: str, *, keep: bool = False, split: bool | None = None) -> int:
     """Runs every notebook at `profile` into `<root>/runs/reproduce/<profile>/`; prints the table.
 
     Args:
@@ -32,6 +33,7 @@ def reproduce(root: Path, profile: str, *, keep: bool = False) -> int:
         profile: a column of the notebooks' sizes.
         keep: go on with what a finished reproduction left: compute what is missing, such as an
             added seed.
+        split: a job is one run, not one notebook; None: where this machine does many at once.
 
     Returns:
         0, or 1 where a job failed; all others were run nevertheless.
@@ -54,7 +56,9 @@ def reproduce(root: Path, profile: str, *, keep: bool = False) -> int:
         runs.mkdir(exist_ok=True)
         finished.unlink(missing_ok=True)
         code.write_text(digest)
-        failed = _snakemake(root, profile, lock)
+        if split is None:
+            split = profile != "smoke" and jobs_at_once(profile) >= _MANY_JOBS
+        failed = _snakemake(root, profile, lock, split)
         print(f"\n{report(root, profile)}", flush=True)
         minutes = (time.monotonic() - started) / 60
         if failed:
@@ -77,14 +81,14 @@ def _alone(path: Path) -> Generator[IO[str]]:
         yield lock
 
 
-def _snakemake(root: Path, profile: str, lock: IO[str]) -> int:
+def _snakemake(root: Path, profile: str, lock: IO[str], split: bool) -> int:
     """Runs the workflow; its process holds the lock too, should this one be killed."""
     command = [
         *(sys.executable, "-m", "snakemake"),
         *("--snakefile", str(root / "Snakefile")),
         *("--workflow-profile", str(root / "env" / "profiles" / "local")),
         *("--cores", str(jobs_at_once(profile))),
-        *("--config", f"profile={profile}"),
+        *("--config", f"profile={profile}", f"split={split}"),
         "--nolock",  # Snakemake's own would have to be removed by hand after a kill
     ]
     with subprocess.Popen(command, cwd=root, pass_fds=[lock.fileno()]) as process:
