@@ -14,6 +14,7 @@ from matchbook.lab.notebook import (
     write_notebook,
 )
 from matchbook.lab.parameters import UsageError
+from matchbook.lab.profiles import cross
 
 TOYS = ("00_overview", "toy/counting", "toy/fitting")
 
@@ -156,6 +157,7 @@ def test_runs_are_read_from_the_source(root):
         ("experiment.run(measure)", (["exact"], 1)),
         ("experiment.run(measure, arms=arms, seeds=2)", (["a"], 2)),
         ("runs = experiment.run(\n    measure,\n    arms=['b', 'c'],\n)", (["b", "c"], 1)),
+        ("experiment.run(measure, arms=lab.cross(arms, ['x', 'y']))", (["a+x", "a+y"], 1)),
         ("other.run(measure, arms=['b'])", ([], 0)),
     ],
 )
@@ -176,3 +178,9 @@ def test_runs_that_cannot_be_told_are_refused(tmp_path, call):
 def test_the_first_code_cell_is_the_parameters_cell(tmp_path, cells):
     with pytest.raises(UsageError, match='tags=\\["parameters"\\]'):
         _ = _notebook(tmp_path, *cells).parameters
+
+
+def test_crossed_names_can_be_told_apart_again():
+    assert cross(["a"], ["x", "y"], ["1"]) == ["a+x+1", "a+y+1"]
+    with pytest.raises(ValueError, match=r"hold no \"\+\"; got \['a\+b'\]"):
+        cross(["a+b"], ["x"])

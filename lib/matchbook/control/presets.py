@@ -9,12 +9,12 @@ from matchbook.control.acting import Schedule
 from matchbook.control.dmpo import DMPO
 from matchbook.control.environments.interface import Environments
 from matchbook.control.mpo import TrustRegion
-from matchbook.critics import Critic, MixtureOfGaussians
+from matchbook.critics import Affine, Critic, MixtureOfGaussians
 
 # Components begin as wide as returns are spread: from a narrow start, values of a small network
 # went wrong by several times their spread (`notebooks/mog/04_ablations`).
 MENDED_MIXTURE = MixtureOfGaussians(widths="exp", init_scale=1.0, num_nodes=2)
-# Half the batch and half the actions of the release: twice as many updates for each step and second.
+# Half the release's batch and actions: many small updates learn more in a second than few large.
 LAPTOP_SCHEDULE = Schedule(batch_size=128, samples_per_insert=64, updates_per_dispatch=32)
 
 
@@ -23,7 +23,7 @@ def laptop_learner(environments: Environments, critic: Critic = MENDED_MIXTURE) 
 
     Arguments:
         environments: whose sizes it takes.
-        critic: one whose unit can change (`normalization`).
+        critic: its returns get a unit of their own (`normalization`), unless it has a support.
     """
     return DMPO(
         observation_size=environments.observation_size,
@@ -37,5 +37,5 @@ def laptop_learner(environments: Environments, critic: Critic = MENDED_MIXTURE) 
         dual_learning_rate=1e-2,
         target_policy_period=25,
         target_critic_period=50,
-        normalization_rate=1e-3,
+        normalization_rate=1e-3 if isinstance(critic, Affine) else None,
     )

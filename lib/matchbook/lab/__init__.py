@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     )
     from matchbook.lab.fit import NonFiniteError, fit
     from matchbook.lab.interactive import interactive
-    from matchbook.lab.profiles import knobs
+    from matchbook.lab.profiles import cross, knobs
     from matchbook.lab.records import Record
     from matchbook.lab.runs import Measured, Runs
     from matchbook.lab.session import Session, session
@@ -48,7 +48,7 @@ _HOMES = {
     ),
     "fit": ("NonFiniteError", "fit"),
     "interactive": ("interactive",),
-    "profiles": ("knobs",),
+    "profiles": ("cross", "knobs"),
     "records": ("Record",),
     "runs": ("Measured", "Runs"),
     "session": ("Session", "session"),
@@ -74,6 +74,7 @@ __all__ = [
     "Session",
     "artifact",
     "bootstrap_interval",
+    "cross",
     "fit",
     "interactive",
     "iqm",

@@ -21,7 +21,7 @@ from matchbook.lab.parameters import (
     Value,
     parse_parameters_cell,
 )
-from matchbook.lab.profiles import nearest
+from matchbook.lab.profiles import cross, nearest
 from matchbook.lab.records import write_text
 
 
@@ -122,7 +122,8 @@ class Notebook:
         Returns ([], 0) for a notebook that runs nothing.
 
         Raises:
-            UsageError: where they are neither literals, nor parameters, nor `knobs.<parameter>`.
+            UsageError: where they are neither literals, nor parameters, nor `knobs.<parameter>`,
+                nor `lab.cross(...)` of such.
         """
         call = _run_call(self.node.cells)
         if call is None:
@@ -141,13 +142,20 @@ class Notebook:
             case ast.Name(id=name) | ast.Attribute(value=ast.Name(id="knobs"), attr=name):
                 if name in self.parameters.parameters:
                     return self.parameters.resolve(name, profile, given)
+            case ast.Call(func=ast.Attribute(value=ast.Name(id="lab"), attr="cross"), args=args):
+                return cross(*(_names(self._evaluate(arg, profile, given)) for arg in args))
         try:
             return ast.literal_eval(node)
         except ValueError:
             raise UsageError(
                 f"{self.path}: experiment.run: expected a literal, a parameter or "
-                f"knobs.<parameter> for arms and seeds, got {ast.unparse(node)!r}"
+                "knobs.<parameter> for arms and seeds, or lab.cross(...) of them, "
+                f"got {ast.unparse(node)!r}"
             ) from None
+
+
+def _names(value: Value) -> list[str]:
+    return [str(name) for name in value] if isinstance(value, list) else [str(value)]
 
 
 def all_notebooks(root: Path) -> list[Notebook]:

@@ -5,7 +5,8 @@ column, and lets every value that the reader set by hand win over it.
 """
 
 import difflib
-from collections.abc import Mapping
+import itertools
+from collections.abc import Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -48,6 +49,20 @@ def knobs(profile: str, sizes: Mapping[str, Mapping[str, Any]], **chosen: Any) -
     return SimpleNamespace(
         **{name: column[name] if value is None else value for name, value in chosen.items()}
     )
+
+
+def cross(*factors: Sequence[str]) -> list[str]:
+    """The arms of a design of several factors, the last one changing fastest.
+
+    `cross(["cup", "walker"], ["mixture"])` is `["cup+mixture", "walker+mixture"]`, of which
+    `arm.split("+")` makes the two again.
+
+    Raises:
+        ValueError: a name that holds a "+", so that an arm could not be split again.
+    """
+    if strange := [name for names in factors for name in names if "+" in name]:
+        raise ValueError(f'names that are crossed hold no "+"; got {strange}')
+    return ["+".join(names) for names in itertools.product(*factors)]
 
 
 def nearest(name: str, names: Any) -> str:
