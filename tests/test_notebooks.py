@@ -68,6 +68,7 @@ def drawn(folder: Path) -> set[str]:
     return {p.name for p in folder.iterdir() if p.suffix in {".svg", ".png", ".csv"}}
 
 
+@pytest.mark.timeout(3600)
 def test_make_reproduce_computes_at_smoke_whatever_laptop_publishes():
     """Every notebook, through papermill, from nothing: published records are not looked at."""
     shutil.rmtree(ROOT / "runs" / "reproduce" / "smoke", ignore_errors=True)
