@@ -186,6 +186,28 @@ def test_a_users_gymnasium():
     assert continued.all()
 
 
+def test_what_is_no_factory_is_refused():
+    with pytest.raises(TypeError, match=r"such as lambda: gymnasium.make.*got Gym"):
+        environments.from_gymnasium(Gym(), 2)
+    with pytest.raises(TypeError, match=r"such as lambda seed: suite.load.*got str"):
+        environments.from_dm_env("walker-walk", 2)
+
+
+def test_what_a_users_environment_returns_wrongly_is_told():
+    class Old(Gym):
+        def step(self, action):
+            return super().step(action)[:4]
+
+    class Speaking(Gym):
+        def reset(self, *, seed):
+            return {"x": np.zeros(1), "mission": "go left"}, {}
+
+    with pytest.raises(ValueError, match=r"terminated, truncated and info.*got 4 values"):
+        environments.from_gymnasium(Old, 1).step(np.zeros((1, 1), np.float32))
+    with pytest.raises(ValueError, match="made of numbers, got 'go left'"):
+        environments.from_gymnasium(Speaking, 1)
+
+
 @pytest.mark.skipif(not importlib.util.find_spec("gymnasium"), reason="gymnasium is not installed")
 def test_gymnasium_itself():
     import gymnasium
@@ -259,3 +281,38 @@ def test_envpool_names():
 @pytest.mark.skipif(importlib.util.find_spec("envpool"), reason="envpool is installed")
 def test_without_envpool_dm_control_is_used():
     assert isinstance(environments.load_environments("pendulum-swingup", 1), environments.Together)
+
+
+def test_rescaled_rewards_are_the_same_task_in_another_unit():
+    """Twins played alike differ in rewards alone; over the end of an episode, after a resume."""
+    plain, scaled = (
+        short("reacher-easy", 2),
+        environments.RescaledRewards(short("reacher-easy", 2), 100.0),
+    )
+    np.testing.assert_array_equal(plain.reset(5), scaled.reset(5))
+    played = actions(2, 40, 2, plain.action_size)
+    for step, a in enumerate(played):
+        one, other = plain.step(a), scaled.step(a)
+        np.testing.assert_array_equal(other.rewards, 100.0 * one.rewards)
+        for field in ("next_observations", "discounts", "last", "observations"):
+            np.testing.assert_array_equal(getattr(one, field), getattr(other, field))
+        if step == 20:
+            scaled.set_state(scaled.get_state())
+
+
+@pytest.mark.parametrize("scale", [0.0, -1.0, float("inf"), float("nan")])
+def test_rewards_times_zero_or_less_are_another_task(scale):
+    problem = LinearQuadratic(a=0.8, b=0.5, q=1.0, r=0.3, noise=0.2, discount=0.9)
+    inner = environments.LinearQuadraticEnvironments(problem, 2, max_action=2.5)
+    with pytest.raises(ValueError, match="above 0"):
+        environments.RescaledRewards(inner, scale)
+
+
+def test_rescaled_rewards_of_a_problem_whose_rewards_are_never_zero():
+    problem = LinearQuadratic(a=0.8, b=0.5, q=1.0, r=0.3, noise=0.2, discount=0.9)
+    inner = environments.LinearQuadraticEnvironments(problem, 3, max_action=2.5)
+    scaled = environments.RescaledRewards(inner, 0.01)
+    x, a = scaled.reset(1)[:, 0].astype(np.float64), np.full((3, 1), 0.4, np.float32)
+    expected = -0.01 * (x**2 + 0.3 * 1.0**2)
+    np.testing.assert_allclose(scaled.step(a).rewards, expected, rtol=1e-5)
+    assert isinstance(scaled, environments.Environments)

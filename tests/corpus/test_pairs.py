@@ -169,3 +169,9 @@ def test_ids_spell_the_pair_and_too_long_ones_are_refused_by_row(tokenizer):
     assert corpus.fitting([short, long], tokenizer, max_answer=len(answer)) == (short,)
     with pytest.raises(ValueError, match=r"a.py, line 1: expected answer of at most 2"):
         corpus.encode_pairs([short], tokenizer, max_prompt=60, max_answer=2)
+
+
+def test_answers_that_are_all_too_long_leave_nothing_to_learn_from():
+    limits = {"vocab_size": 500, "max_prompt": 8, "max_answer": 1, "max_pairs": 1500}
+    with pytest.raises(ValueError, match=r"answers of at most 1 tokens \(train 0,"):
+        corpus.pair_dataset(**limits)

@@ -54,6 +54,27 @@ def test_a_fresh_head_is_at_the_origin_with_even_weights_and_the_initial_scale()
     np.testing.assert_allclose(np.std(law.means), 10**-2.5, rtol=0.2)
 
 
+def test_a_component_that_drifts_off_stays_finite_and_can_come_back():
+    """Seen in training: one without weight had a scale of 1e36, and the next loss was NaN."""
+    critic = MixtureOfGaussians(components=2, init_scale=2.0, widths="exp", widest=10.0)
+    outputs = jnp.asarray([[0.0, -30.0, 0.0, 1.0, 0.0, 500.0]], jnp.float32)
+    scales = jax.jit(critic.distribution)(outputs).scales
+    np.testing.assert_allclose(scales, [[2.0, 20.0]], rtol=1e-4)
+
+    @jax.jit
+    @jax.value_and_grad
+    def loss(outputs):
+        law = critic.distribution(outputs)
+        following = jax.tree.map(lambda leaf: leaf[None], law)
+        target = Target(jnp.zeros(1), jnp.full(1, 0.9), following)
+        return jnp.sum(critic.loss(law, target, jax.random.key(0)))
+
+    value, gradient = loss(outputs.at[0, 1].set(0.0))
+    assert np.isfinite(value)
+    assert np.isfinite(gradient).all()
+    assert gradient[0, 5] > 0  # descending makes it narrower
+
+
 def test_scale_is_a_softplus_through_the_initial_scale():
     critic = MixtureOfGaussians(components=1, init_scale=1e-3, min_scale=1e-4)
     raw = np.array([-30.0, -2.0, 0.0, 3.0, 4850.0])

@@ -5,20 +5,21 @@ where both score alike. The reward that a policy is trained on is one judge; tha
 another one, which it never saw, tells over-optimisation from progress.
 """
 
-import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, Int, Key
 
-from matchbook.bond.algorithms.scoring import best
 from matchbook.bond.policies import Answers, LogProbs, Policy, Prompts, Weights
 from matchbook.bond.rewards.learned import wins
 from matchbook.bond.scalar_head import ScalarModel
 
 Numbers = dict[str, Float[Array, ""]]
+Scores = dict[str, Float[Array, "prompts samples"]]
+Picked = Float[Array, "prompts 1"]
+Others = Float[Array, "prompts others"]
 
 
 class Judge(NamedTuple):
@@ -39,14 +40,23 @@ class Opponent(NamedTuple):
 def judging(
     policy: Policy, judges: Mapping[str, Judge], opponent: Opponent, num_samples: int = 1
 ) -> Callable[[Any], Numbers]:
-    """A function from a training state to numbers, on new answers to each prompt; compiled.
+    """A function from a training state to numbers, on new answers to each prompt.
 
     ``kl``, nats, to the reference, by its samples; and for each judge ``<name>``, the mean reward,
-    and ``<name>_win``, the share of wins. The same state gives the same numbers.
+    and ``<name>_win``, the share of wins. The same state gives the same numbers. The opponent's
+    answers are scored once, here.
     """
-    models, weights = _unzipped(judges)
-    numbers = _numbers(policy, models, num_samples)
-    return lambda state: numbers(state.weights, weights, opponent, jax.random.key(int(state.step)))
+    draw, log_prob = _draw(policy), jax.jit(policy.log_prob)
+    theirs = _scores(judges, opponent.prompts, opponent.answers)
+
+    def of_state(state: Any) -> Numbers:
+        key = jax.random.key(int(state.step))
+        answers, log_probs = draw(state.weights, opponent.prompts, key, num_samples)
+        before = log_prob(opponent.reference, opponent.prompts, answers)
+        ours = _scores(judges, opponent.prompts, answers)
+        return {"kl": jnp.mean(log_probs - before)} | _compared(ours, theirs)
+
+    return of_state
 
 
 def best_of_n_judged(
@@ -70,56 +80,42 @@ def best_of_n_judged(
     Returns:
       For each number a list, one entry for each n.
     """
-    draw = jax.jit(policy.sample, static_argnums=3)
-    answers, _ = draw(opponent.reference, opponent.prompts, key, max(ns))
-    judge = judges[chooser]
-    rewards = jax.jit(judge.model)(judge.weights, opponent.prompts, answers)
-    winners = (best(answers[:, :n], rewards[:, :n]) for n in ns)
-    found = [answers_judged(judges, opponent, of_n) for of_n in winners]
-    return {name: [numbers[name] for numbers in found] for name in found[0]}
+    answers, _ = _draw(policy)(opponent.reference, opponent.prompts, key, max(ns))
+    ours = _scores(judges, opponent.prompts, answers)
+    theirs = _scores(judges, opponent.prompts, opponent.answers)
+    winners = [jnp.argmax(ours[chooser][:, :n], axis=1, keepdims=True) for n in ns]
+    found = [_compared(_picked(ours, places), theirs) for places in winners]
+    return {name: [float(numbers[name]) for numbers in found] for name in found[0]}
 
 
 def answers_judged(
     judges: Mapping[str, Judge], opponent: Opponent, answers: Answers
 ) -> dict[str, float]:
     """The numbers of `judging`, but ``kl``, for given answers, such as those that people wrote."""
-    models, weights = _unzipped(judges)
-    return {k: float(v) for k, v in _judged(models, weights, opponent, answers).items()}
+    both = (_scores(judges, opponent.prompts, of) for of in (answers, opponent.answers))
+    return {name: float(value) for name, value in _compared(*both).items()}
 
 
-Models = tuple[tuple[str, ScalarModel], ...]
+def _draw(policy: Policy) -> Callable[..., tuple[Answers, LogProbs]]:
+    """Compiled once for each number of samples, whoever draws."""
+    return jax.jit(policy.sample, static_argnums=3)
 
 
-def _unzipped(judges: Mapping[str, Judge]) -> tuple[Models, tuple[Weights, ...]]:
-    """Names and models, and the weights: what is static, and what is not."""
-    models = tuple((name, judge.model) for name, judge in judges.items())
-    return models, tuple(judge.weights for judge in judges.values())
+def _scores(judges: Mapping[str, Judge], prompts: Prompts, answers: Answers) -> Scores:
+    """What each judge gives each answer; judges of one model share its program."""
+    return {
+        name: jax.jit(judge.model)(judge.weights, prompts, answers)
+        for name, judge in judges.items()
+    }
 
 
-@functools.lru_cache
-def _numbers(policy: Policy, models: Models, num_samples: int) -> Callable[..., Numbers]:
-    @jax.jit
-    def numbers(weights: Weights, judges: Any, opponent: Opponent, key: Key[Array, ""]) -> Numbers:
-        answers, log_probs = policy.sample(weights, opponent.prompts, key, num_samples)
-        before: LogProbs = policy.log_prob(opponent.reference, opponent.prompts, answers)
-        kl = {"kl": jnp.mean(log_probs - before)}
-        return kl | _judged(models, judges, opponent, answers)
-
-    return numbers
+def _picked(scores: Scores, places: Int[Array, "prompts 1"]) -> dict[str, Picked]:
+    """The scores of one answer to each prompt."""
+    return {name: jnp.take_along_axis(of, places, axis=1) for name, of in scores.items()}
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _judged(
-    models: Models,
-    weights: Any,
-    opponent: Opponent,
-    answers: Answers,
-) -> Numbers:
-    found: Numbers = {}
-    drawn = answers.shape[1]
-    for (name, model), of_model in zip(models, weights, strict=True):
-        both = jnp.concatenate([answers, opponent.answers], axis=1)
-        scores = model(of_model, opponent.prompts, both)
-        found[name] = jnp.mean(scores[:, :drawn])
-        found[f"{name}_win"] = wins(scores[:, :drawn], scores[:, drawn:])
-    return found
+@jax.jit
+def _compared(ours: Scores, theirs: dict[str, Others]) -> Numbers:
+    """Mean scores and shares of wins."""
+    means = {name: jnp.mean(scores) for name, scores in ours.items()}
+    return means | {f"{name}_win": wins(scores, theirs[name]) for name, scores in ours.items()}

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         mpo,
         networks,
         normalization,
+        swing_up,
         tabular,
     )
     from matchbook.control.acting import Experience, Schedule
@@ -27,14 +28,16 @@ if TYPE_CHECKING:
     from matchbook.control.dmpo import DMPO
     from matchbook.control.environments import (
         LinearQuadraticEnvironments,
+        RescaledRewards,
         control_suite,
         from_dm_env,
         from_gymnasium,
         load_environments,
     )
     from matchbook.control.evaluation import episode_returns
+    from matchbook.control.filming import Film, draw_strip, film, save_mp4, strip
     from matchbook.control.mpo import TrustRegion
-    from matchbook.control.policy_evaluation import PolicyEvaluation
+    from matchbook.control.policy_evaluation import PolicyEvaluation, Reader
     from matchbook.control.presets import LAPTOP_SCHEDULE, laptop_learner
     from matchbook.control.replay import Replay
     from matchbook.control.transitions import NStep, Transition
@@ -45,17 +48,22 @@ _HOME = {
     "D4PG": "d4pg",
     "DMPO": "dmpo",
     "Experience": "acting",
+    "Film": "filming",
     "LinearQuadratic": "closed_forms",
     "LinearQuadraticEnvironments": "environments",
     "NStep": "transitions",
     "PolicyEvaluation": "policy_evaluation",
+    "Reader": "policy_evaluation",
     "Replay": "replay",
+    "RescaledRewards": "environments",
     "Schedule": "acting",
     "Transition": "transitions",
     "TrustRegion": "mpo",
     "closed_forms": None,
     "control_suite": "environments",
+    "draw_strip": "filming",
     "environments": None,
+    "film": "filming",
     "laptop_learner": "presets",
     "linear_quadratic": None,
     "episode_returns": "evaluation",
@@ -65,6 +73,9 @@ _HOME = {
     "mpo": None,
     "networks": None,
     "normalization": None,
+    "save_mp4": "filming",
+    "strip": "filming",
+    "swing_up": None,
     "tabular": None,
 }
 
@@ -74,18 +85,23 @@ __all__ = [
     "LAPTOP_SCHEDULE",
     "Agent",
     "Experience",
+    "Film",
     "LinearQuadratic",
     "LinearQuadraticEnvironments",
     "NStep",
     "PolicyEvaluation",
+    "Reader",
     "Replay",
+    "RescaledRewards",
     "Schedule",
     "Transition",
     "TrustRegion",
     "closed_forms",
     "control_suite",
+    "draw_strip",
     "environments",
     "episode_returns",
+    "film",
     "from_dm_env",
     "from_gymnasium",
     "laptop_learner",
@@ -94,6 +110,9 @@ __all__ = [
     "mpo",
     "networks",
     "normalization",
+    "save_mp4",
+    "strip",
+    "swing_up",
     "tabular",
 ]
 

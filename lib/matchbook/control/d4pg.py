@@ -15,7 +15,7 @@ from jaxtyping import Array, Float
 from matchbook.control import networks, normalization
 from matchbook.control.learning import Metrics, Networks, State, clipped_adam, copy_every, descend
 from matchbook.control.transitions import Transition
-from matchbook.critics import Critic
+from matchbook.critics import Critic, Target
 from matchbook.critics.interface import Key
 
 
@@ -81,57 +81,65 @@ class D4PG:
             state: as `init` gives it.
             batch: leaves `[batch, ...]`.
         """
-        loss_key = jax.random.fold_in(state.key, state.step)
-        behind = networks.deterministic(state.target.policy, batch.next_observations)
-        following = networks.returns(
-            self.critic, state.target.critic, batch.next_observations, behind[None]
+        following = self._following(state.target, batch.next_observations)
+        values, rate = self.critic.mean(following), self.normalization_rate
+        state = normalization.keep_up(self.critic, state, batch, values, rate)
+        target = normalization.bellman(
+            batch, following, state.target.critic.unit, state.online.critic.unit
         )
-        next_values, rate = self.critic.mean(following), self.normalization_rate
-        state = normalization.keep_up(self.critic, state, batch, next_values, rate)
-        units = state.target.critic.unit, state.online.critic.unit
-        target = normalization.bellman(batch, following, *units)
-        goes_on = (batch.discounts > 0).astype(jnp.float32)
+        key = jax.random.fold_in(state.key, state.step)
+        loss, critic = jax.value_and_grad(self._critic_loss)(
+            state.online.critic, batch, target, key
+        )
+        policy, watched = self._policy_gradient(state.online, batch)
+        return self._descend(state, Networks(policy, critic)), watched | {"critic_loss": loss}
 
-        def critic_loss(critic: Any) -> Array:
-            now = networks.returns(self.critic, critic, batch.observations, batch.actions)
-            return jnp.mean(self.critic.loss(now, target, loss_key))
+    def _following(self, target: Networks, observations: Float[Array, "batch observation"]) -> Any:
+        """The target critic's distributions of the target policy's actions, `[1, batch, ...]`."""
+        actions = networks.deterministic(target.policy, observations)
+        return networks.returns(self.critic, target.critic, observations, actions[None])
+
+    def _critic_loss(
+        self, critic: Any, batch: Transition, target: Target, key: Key
+    ) -> Float[Array, ""]:
+        returns = networks.returns(self.critic, critic, batch.observations, batch.actions)
+        return jnp.mean(self.critic.loss(returns, target, key))
+
+    def _policy_gradient(self, online: Networks, batch: Transition) -> tuple[Any, Metrics]:
+        """Of minus the value of the policy's actions at the next states that are not the end.
+
+        Each state's pull on its action is at most `max_action_gradient` long.
+        """
+        goes_on = (batch.discounts > 0).astype(jnp.float32)
 
         def act(policy: Any) -> Array:
             return networks.deterministic(policy, batch.next_observations)
 
         def value(actions: Array) -> tuple[Array, Array]:
-            laws = networks.returns(
-                self.critic, state.online.critic, batch.next_observations, actions
-            )
+            laws = networks.returns(self.critic, online.critic, batch.next_observations, actions)
             values = self.critic.mean(laws)  # in the critic's unit
             return jnp.sum(values * goes_on), values
 
-        loss, critic_gradient = jax.value_and_grad(critic_loss)(state.online.critic)
-        actions, pull_back = jax.vjp(act, state.online.policy)
+        actions, pull_back = jax.vjp(act, online.policy)
         uphill, values = jax.grad(value, has_aux=True)(actions)
         length = jnp.linalg.norm(uphill, axis=-1, keepdims=True)
         clipped = uphill * jnp.minimum(1.0, self.max_action_gradient / jnp.maximum(length, 1e-12))
-        (policy_gradient,) = pull_back(-clipped / len(batch.rewards))
-        adam = self._optimizer
-        policy, policy_optimizer = descend(
-            adam, policy_gradient, state.optimizer.policy, state.online.policy
-        )
-        critic, critic_optimizer = descend(
-            adam, critic_gradient, state.optimizer.critic, state.online.critic
-        )
+        (gradient,) = pull_back(-clipped / len(batch.rewards))
+        values = goes_on * normalization.in_units_of_return(values, online.critic.unit)
+        return gradient, {"value": jnp.mean(values), "action_gradient": jnp.mean(length)}
+
+    def _descend(self, state: State, gradient: Networks) -> State:
+        """An optimizer step for each, and targets that follow when it is time."""
+        adam, optimizer, online = self._optimizer, state.optimizer, state.online
+        policy, policy_optimizer = descend(adam, gradient.policy, optimizer.policy, online.policy)
+        critic, critic_optimizer = descend(adam, gradient.critic, optimizer.critic, online.critic)
         step, online = state.step + 1, Networks(policy, critic)
-        new = state._replace(
+        return state._replace(
             online=online,
             target=copy_every(self.target_period, step, online, state.target),
             optimizer=Networks(policy_optimizer, critic_optimizer),
             step=step,
         )
-        values = goes_on * normalization.in_units_of_return(values, units[1])
-        return new, {
-            "critic_loss": loss,
-            "value": jnp.mean(values),
-            "action_gradient": jnp.mean(length),
-        }
 
     def act(
         self,

@@ -7,7 +7,7 @@ value 0 for every action, so that nothing is preferred there.
 
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,8 +19,24 @@ from matchbook.control.learning import Metrics, Networks, State, clipped_adam, c
 from matchbook.control.mpo import TrustRegion
 from matchbook.control.networks import GaussianPolicy
 from matchbook.control.transitions import Transition
-from matchbook.critics import Critic
+from matchbook.critics import Critic, Target
 from matchbook.critics.interface import Key
+
+
+class Drawn(NamedTuple):
+    """Actions at the next states, for both losses.
+
+    Arguments:
+        actions: `[actions, batch, dims]`.
+        law: the target policy's, which they were drawn from.
+        returns: the target critic's distributions, leaves `[actions, batch, ...]`, in its own unit.
+        values: their means, `[actions, batch]`.
+    """
+
+    actions: Array
+    law: mpo.Gaussian
+    returns: Any
+    values: Array
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,57 +118,64 @@ class DMPO:
             batch: leaves `[batch, ...]`.
         """
         action_key, loss_key = jax.random.split(jax.random.fold_in(state.key, state.step))
-        behind = self.policy(state.target.policy, batch.next_observations)
-        shape = (self.num_actions, *behind.mean.shape)
-        noise = jax.random.normal(action_key, shape, jnp.float32)
-        actions = behind.mean[None] + behind.std[None] * noise
-        following = networks.returns(
-            self.critic, state.target.critic, batch.next_observations, actions
-        )
-        goes_on = (batch.discounts > 0).astype(jnp.float32)
-        next_values = self.critic.mean(following)
+        drawn = self._draw(state.target, batch.next_observations, action_key)
         rate = self.normalization_rate
-        state = normalization.keep_up(self.critic, state, batch, next_values, rate)
-        units = state.target.critic.unit, state.online.critic.unit
-        q_values = next_values * goes_on[None]
-        target = normalization.bellman(batch, following, *units)
+        state = normalization.keep_up(self.critic, state, batch, drawn.values, rate)
+        behind, unit = state.target.critic.unit, state.online.critic.unit
+        target = normalization.bellman(batch, drawn.returns, behind, unit)
+        losses = partial(self._losses, batch=batch, drawn=drawn, target=target, key=loss_key)
+        gradients, metrics = jax.grad(losses, (0, 1), has_aux=True)(state.online, state.duals)
+        values = _goes_on(batch) * normalization.in_units_of_return(drawn.values, behind)
+        return self._descend(state, *gradients), metrics | {"value": jnp.mean(values)}
 
-        def loss(online: Networks, duals: mpo.Duals) -> tuple[Array, Metrics]:
-            learning = self.policy(online.policy, batch.next_observations)
-            policy_loss, watched = mpo.loss(self.region, duals, q_values, actions, behind, learning)
-            now = networks.returns(self.critic, online.critic, batch.observations, batch.actions)
-            critic_loss = jnp.mean(self.critic.loss(now, target, loss_key))
-            losses = {"policy_loss": policy_loss, "critic_loss": critic_loss}
-            return policy_loss + critic_loss, watched | losses
+    def _draw(
+        self, target: Networks, observations: Float[Array, "batch observation"], key: Key
+    ) -> Drawn:
+        """Actions of the target policy, and what the target critic says of them."""
+        law = self.policy(target.policy, observations)
+        shape = (self.num_actions, *law.mean.shape)
+        actions = law.mean[None] + law.std[None] * jax.random.normal(key, shape, jnp.float32)
+        returns = networks.returns(self.critic, target.critic, observations, actions)
+        return Drawn(actions, law, returns, self.critic.mean(returns))
 
-        (_, metrics), (gradient, dual_gradient) = jax.value_and_grad(
-            loss, argnums=(0, 1), has_aux=True
-        )(state.online, state.duals)
-        policy, policy_optimizer = descend(
-            self._optimizer, gradient.policy, state.optimizer.policy, state.online.policy
-        )
-        critic, critic_optimizer = descend(
-            self._optimizer, gradient.critic, state.optimizer.critic, state.online.critic
-        )
+    def _losses(
+        self,
+        online: Networks,
+        duals: mpo.Duals,
+        *,
+        batch: Transition,
+        drawn: Drawn,
+        target: Target,
+        key: Key,
+    ) -> tuple[Float[Array, ""], Metrics]:
+        """MPO's on the next states, the critic's on the first ones; their sum, and what to watch.
+
+        Each part's gradient reaches its own parameters only.
+        """
+        law = self.policy(online.policy, batch.next_observations)
+        q_values = drawn.values * _goes_on(batch)
+        policy_loss, watched = mpo.loss(self.region, duals, q_values, drawn.actions, drawn.law, law)
+        returns = networks.returns(self.critic, online.critic, batch.observations, batch.actions)
+        critic_loss = jnp.mean(self.critic.loss(returns, target, key))
+        losses = {"policy_loss": policy_loss, "critic_loss": critic_loss}
+        return policy_loss + critic_loss, watched | losses
+
+    def _descend(self, state: State, gradient: Networks, dual_gradient: mpo.Duals) -> State:
+        """An optimizer step for each of the three, and targets that follow when it is time."""
+        adam, optimizer, online = self._optimizer, state.optimizer, state.online
+        policy, policy_optimizer = descend(adam, gradient.policy, optimizer.policy, online.policy)
+        critic, critic_optimizer = descend(adam, gradient.critic, optimizer.critic, online.critic)
         duals, duals_optimizer = descend(
             self._duals_optimizer, dual_gradient, state.duals_optimizer, state.duals
         )
         step = state.step + 1
-        target_networks = Networks(
+        target = Networks(
             copy_every(self.target_policy_period, step, policy, state.target.policy),
             copy_every(self.target_critic_period, step, critic, state.target.critic),
         )
-        new = State(
-            online=Networks(policy, critic),
-            target=target_networks,
-            duals=mpo.project(duals),
-            optimizer=Networks(policy_optimizer, critic_optimizer),
-            duals_optimizer=duals_optimizer,
-            key=state.key,
-            step=step,
-        )
-        values = goes_on[None] * normalization.in_units_of_return(next_values, units[0])
-        return new, metrics | {"value": jnp.mean(values)}
+        online, optimizer = Networks(policy, critic), Networks(policy_optimizer, critic_optimizer)
+        duals = mpo.project(duals)
+        return State(online, target, duals, optimizer, duals_optimizer, state.key, step)
 
     def policy(
         self, policy: GaussianPolicy, observations: Float[Array, "batch observation"]
@@ -177,3 +200,8 @@ class DMPO:
     @property
     def _duals_optimizer(self) -> Any:
         return optax.adam(self.dual_learning_rate)
+
+
+def _goes_on(batch: Transition) -> Float[Array, "1 batch"]:
+    """0 where the episode has ended, which no action can change; 1 elsewhere."""
+    return (batch.discounts > 0).astype(jnp.float32)[None]

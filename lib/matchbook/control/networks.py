@@ -87,7 +87,7 @@ def apply_torso(torso: Torso, *inputs: Float[Array, "... _"]) -> Float[Array, "*
         hidden, row = hidden + jnp.broadcast_to(part, hidden.shape), row + x.shape[-1]
     hidden = jnp.tanh(_layer_norm(hidden, torso.scale, torso.offset))
     for layer in others:
-        hidden = jax.nn.elu(_linear(layer, hidden))
+        hidden = _elu(_linear(layer, hidden))
     return hidden
 
 
@@ -158,6 +158,12 @@ def _near_zero(key: Key, num_features: int, dims: int) -> Head:
 def _linear(layer: Head, x: Float[Array, "*batch inputs"]) -> Float[Array, "*batch outputs"]:
     outputs = jnp.matmul(x, layer.kernel)
     return outputs + jnp.broadcast_to(layer.bias, outputs.shape)
+
+
+def _elu(x: Float[Array, "*batch width"]) -> Float[Array, "*batch width"]:
+    """`x` above 0, `exp(x) - 1` below: half the time of `expm1`, whose last digits nobody needs."""
+    below = jnp.exp(jnp.where(x > 0, 0.0, x)) - 1.0
+    return jnp.where(x > 0, x, below)
 
 
 def _layer_norm(

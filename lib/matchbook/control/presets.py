@@ -11,9 +11,9 @@ from matchbook.control.environments.interface import Environments
 from matchbook.control.mpo import TrustRegion
 from matchbook.critics import Affine, Critic, MixtureOfGaussians
 
-# Components begin as wide as returns are spread: from a narrow start, values of a small network
-# went wrong by several times their spread (`notebooks/mog/04_ablations`).
-MENDED_MIXTURE = MixtureOfGaussians(widths="exp", init_scale=1.0, num_nodes=2)
+# Components begin as wide as returns are spread: from a narrow start, a small network learned
+# nothing about values where rewards are noisy (`notebooks/mog/04_ablations`).
+MENDED_MIXTURE = MixtureOfGaussians(widths="exp", init_scale=1.0, widest=10.0, num_nodes=2)
 # Half the release's batch and actions: many small updates learn more in a second than few large.
 LAPTOP_SCHEDULE = Schedule(batch_size=128, samples_per_insert=64, updates_per_dispatch=32)
 

@@ -58,6 +58,9 @@ def pair_dataset(
       max_answer: tokens of an answer at most, eos counted.
       ask: text behind every prompt.
       options: `prompt`, `answer`, `max_pairs` and `cache` of `pairs`.
+
+    Raises:
+      ValueError: no pair of the environment is left in a split, since all answers are too long.
     """
     from matchbook.bond.sequences import answered_prompts  # jax, which texts alone need not
 
@@ -67,6 +70,12 @@ def pair_dataset(
     examples = {name: getattr(found, name) for name in SPLITS}
     if ours := source == ENVIRONMENT:
         examples = {k: fitting(v, tokenizer, max_answer=max_answer) for k, v in examples.items()}
+    if not all(examples.values()):
+        sizes = ", ".join(f"{name} {len(of)}" for name, of in examples.items())
+        raise ValueError(
+            f"too few pairs with answers of at most {max_answer} tokens ({sizes}): allow more "
+            "pairs, longer answers, or more pieces"
+        )
     limits: dict[str, Any] = {"max_prompt": max_prompt, "max_answer": max_answer}
     rows = {
         name: answered_prompts(

@@ -169,8 +169,8 @@ def encode_pairs(
 
 def fitting(chosen: Sequence[Pair], tokenizer: Tokenizer, *, max_answer: int) -> tuple[Pair, ...]:
     """The pairs whose answers `encode_pairs` takes."""
-    ids = _ids(chosen, tokenizer)
-    return tuple(pair for pair, (_, a) in zip(chosen, ids, strict=True) if len(a) <= max_answer)
+    answers = tokenizer.encode_all([pair.answer for pair in chosen])
+    return tuple(p for p, a in zip(chosen, answers, strict=True) if len(a) < max_answer)  # and eos
 
 
 def _ids(chosen: Sequence[Pair], tokenizer: Tokenizer) -> list[tuple[Ids, Ids]]:

@@ -46,6 +46,8 @@ class MixtureOfGaussians:
             `init_scale * softplus(x) / softplus(0) + min_scale`; "exp" is `init_scale * exp(x) +
             min_scale`, whose unit can be changed, and which Adam moves by the same share at any
             width.
+        widest: times `init_scale`: no component gets wider ("exp"). One without weight drifts as
+            Adam's noise drives it, and an exponential would carry it out of float32.
         num_samples: returns drawn for every next action ("sampled").
         num_nodes: returns on each component of the target ("stratified", where it is even, and
             "quadrature").
@@ -56,6 +58,7 @@ class MixtureOfGaussians:
     min_scale: float = 1e-4
     estimator: Literal["stratified", "sampled", "quadrature"] = "stratified"
     widths: Literal["softplus", "exp"] = "softplus"
+    widest: int | float = 1e4
     num_samples: int = 128
     num_nodes: int = 8
 
@@ -64,6 +67,7 @@ class MixtureOfGaussians:
             components=self.components,
             init_scale=self.init_scale,
             min_scale=self.min_scale,
+            widest=self.widest,
             num_samples=self.num_samples,
             num_nodes=self.num_nodes,
         )
@@ -85,11 +89,17 @@ class MixtureOfGaussians:
     def distribution(self, outputs: Float[Array, "*batch outputs"]) -> Mixture:
         """Three slices of the outputs: logits, means, and what `widths` makes scales of."""
         logits, means, raw = jnp.split(outputs.astype(jnp.float32), 3, axis=-1)
-        relative = jnp.exp(raw) if self.widths == "exp" else jax.nn.softplus(raw) / math.log(2)
+        if self.widths == "exp":
+            # Cut off in value and not in gradient, or it could never become narrow again.
+            relative = jnp.exp(
+                raw - jax.lax.stop_gradient(jax.nn.relu(raw - math.log(self.widest)))
+            )
+        else:
+            relative = jax.nn.softplus(raw) / math.log(2)
         return Mixture(logits, means, self.init_scale * relative + self.min_scale)
 
     def rescaled_head(self, head: Head, shift: Float[Array, ""], factor: Float[Array, ""]) -> Head:
-        """Weights and means exactly, widths but for `min_scale`; see `Affine`.
+        """Weights and means exactly, widths but for `min_scale` and `widest`; see `Affine`.
 
         Raises:
             ValueError: the widths are not "exp": no linear layer stretches a softplus.

@@ -3,6 +3,7 @@
 from matchbook.control.environments.adapters import from_dm_env, from_gymnasium
 from matchbook.control.environments.interface import Environments, NonFiniteStep, Steps
 from matchbook.control.environments.linear_quadratic import LinearQuadraticEnvironments
+from matchbook.control.environments.rescaled import RescaledRewards
 from matchbook.control.environments.suite import control_suite, load_environments
 from matchbook.control.environments.together import Instance, Together
 
@@ -11,6 +12,7 @@ __all__ = [
     "Instance",
     "LinearQuadraticEnvironments",
     "NonFiniteStep",
+    "RescaledRewards",
     "Steps",
     "Together",
     "control_suite",

@@ -27,9 +27,11 @@ def from_dm_env(factory: Callable[[int], Any], num: int) -> Together:
         num: how many.
 
     Raises:
+        TypeError: `factory` is an environment or a name, not a function.
         ValueError: actions are not real numbers between finite bounds.
     """
-    return Together([_DmEnv(factory) for _ in range(num)])
+    _check_factory(factory, "lambda seed: suite.load('cartpole', 'swingup')")
+    return Together([DmEnv(factory) for _ in range(num)])
 
 
 def from_gymnasium(factory: Callable[[], Any], num: int) -> Together:
@@ -41,31 +43,35 @@ def from_gymnasium(factory: Callable[[], Any], num: int) -> Together:
         num: how many.
 
     Raises:
+        TypeError: `factory` is an environment or a name, not a function.
         ValueError: actions are not real numbers between finite bounds.
     """
+    _check_factory(factory, "lambda: gymnasium.make('Pendulum-v1')")
     return Together([_Gymnasium(factory()) for _ in range(num)])
 
 
-class _DmEnv:
+class DmEnv:
+    """One of them; `environment` is the user's own, as it is now."""
+
     def __init__(self, factory: Callable[[int], Any]):
-        self._factory, self._environment = factory, factory(0)
-        spec = self._environment.action_spec()
+        self._factory, self.environment = factory, factory(0)
+        spec = self.environment.action_spec()
         low, high = getattr(spec, "minimum", -np.inf), getattr(spec, "maximum", np.inf)
         low, high = np.broadcast_to(low, spec.shape), np.broadcast_to(high, spec.shape)
         self._scale = ActionScale(low, high, spec.dtype)
         self.action_size = self._scale.size
 
     def reset(self, seed: int) -> Float[np.ndarray, " observation"]:
-        task = getattr(self._environment, "task", None)
-        random = getattr(task, "random", getattr(self._environment, "random_state", None))
+        task = getattr(self.environment, "task", None)
+        random = getattr(task, "random", getattr(self.environment, "random_state", None))
         if isinstance(random, np.random.RandomState):
             random.seed(seed)
         else:
-            self._environment = self._factory(seed)
-        return flatten(self._environment.reset().observation)
+            self.environment = self._factory(seed)
+        return flatten(self.environment.reset().observation)
 
     def step(self, action: Float[np.ndarray, " dims"]) -> Outcome:
-        step = self._environment.step(self._scale(action))
+        step = self.environment.step(self._scale(action))
         return flatten(step.observation), float(step.reward), float(step.discount), step.last()
 
 
@@ -80,5 +86,20 @@ class _Gymnasium:
         return flatten(self._environment.reset(seed=seed)[0])
 
     def step(self, action: Float[np.ndarray, " dims"]) -> Outcome:
-        following, reward, ended, cut, _ = self._environment.step(self._scale(action))
+        outcome = self._environment.step(self._scale(action))
+        if len(outcome) != 5:
+            raise ValueError(
+                "step must return observation, reward, terminated, truncated and info, as in "
+                f"Gymnasium since 0.26; got {len(outcome)} values"
+            )
+        following, reward, ended, cut, _ = outcome
         return flatten(following), float(reward), 0.0 if ended else 1.0, bool(ended or cut)
+
+
+def _check_factory(factory: Any, example: str) -> None:
+    """Several environments are made, so a finished one is of no use."""
+    if not callable(factory):
+        raise TypeError(
+            f"factory must be a function that makes an environment, such as {example}; got "
+            f"{type(factory).__name__}"
+        )

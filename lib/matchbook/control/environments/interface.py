@@ -131,9 +131,17 @@ class ActionScale:
 
 
 def flatten(observation: Any) -> Float[np.ndarray, " observation"]:
-    """Arrays in dicts, tuples or lists, in their order, as one float32 vector."""
+    """Arrays in dicts, tuples or lists, in their order, as one float32 vector.
+
+    Raises:
+        ValueError: something in there is not a number.
+    """
     if hasattr(observation, "values") and callable(observation.values):
         observation = tuple(observation.values())
     if isinstance(observation, tuple | list):
         return np.concatenate([flatten(part) for part in observation])
-    return np.asarray(observation, np.float32).reshape(-1)
+    try:
+        return np.asarray(observation, np.float32).reshape(-1)
+    except (TypeError, ValueError) as error:
+        text = f"observations must be made of numbers, got {observation!r}; wrap the environment"
+        raise ValueError(text) from error

@@ -4,6 +4,7 @@ Tasks are named `domain-task`, as in `ball_in_cup-catch`.
 """
 
 import importlib.util
+from collections.abc import Callable
 from typing import Any
 
 from matchbook.control.environments.adapters import from_dm_env
@@ -18,10 +19,19 @@ def control_suite(task: str, num: int) -> Together:
         ValueError: there is no such task; names those of the domain, or the domains. Or its actions
             have no bounds (`lqr`).
     """
+    return from_dm_env(suite_factory(task), num)
+
+
+def suite_factory(task: str) -> Callable[[int], Any]:
+    """`factory(seed)` of a dm-control task.
+
+    Raises:
+        ValueError: there is no such task.
+    """
     from dm_control import suite
 
     domain, name = split_task(task)
-    return from_dm_env(lambda seed: suite.load(domain, name, task_kwargs={"random": seed}), num)
+    return lambda seed: suite.load(domain, name, task_kwargs={"random": seed})
 
 
 def load_environments(task: str, num: int) -> Environments:
