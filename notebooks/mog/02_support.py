@@ -15,17 +15,20 @@ profile: str = "laptop"  # smoke, laptop or gpu: a column of the table below
 arms: list[str] | None = None  # three C51s and three mixtures; see below
 seeds: int | None = None  # repetitions of an arm
 updates: int | None = None  # of a critic that learns the values of a fixed controller
+rollouts: int | None = None  # simulated for each of the true values
 steps: int | None = None  # decisions an agent takes while it learns
+episodes: int | None = None  # that an agent is judged in, each time
 scales: list[float] = [0.01, 1.0, 100.0]  # what rewards are multiplied by
 task: str = "cartpole-swingup"  # of dm-control, that the agents learn
 hold: int = 8  # of the suite's own steps that a decision lasts
 learning_rate: float = 1e-3  # Adam's, everywhere
 sizes = {
-    "smoke": {"seeds": 2, "updates": 60, "steps": 1100, "arms": ["mended"]},
-    "laptop": {"seeds": 5, "updates": 3000, "steps": 9000,
+    "smoke": {"seeds": 2, "updates": 20, "rollouts": 2, "steps": 1040, "episodes": 2,
+              "arms": ["mended"]},
+    "laptop": {"seeds": 5, "updates": 3000, "rollouts": 16, "steps": 9000, "episodes": 10,
                "arms": ["c51_narrow", "c51_right", "c51_wide",
                         "mixture", "mixture_wide", "mended"]},
-    "gpu": {"seeds": 10, "updates": 30_000, "steps": 50_000,
+    "gpu": {"seeds": 10, "updates": 30_000, "rollouts": 64, "steps": 50_000, "episodes": 10,
             "arms": ["c51_narrow", "c51_right", "c51_wide",
                      "mixture", "mixture_wide", "mended"]},
 }  # fmt: skip
@@ -54,10 +57,12 @@ from matchbook.control.presets import MENDED_MIXTURE
 from matchbook.control.transitions import Transition
 from matchbook.critics import Categorical, MixtureOfGaussians
 from matchbook.lab import style
+from matchbook.lab.statistics import interquartile_mean
 
 # %%
-knobs = lab.knobs(profile, sizes, seeds=seeds, updates=updates, steps=steps, arms=arms)
-settings = {"updates": knobs.updates, "steps": knobs.steps}
+chosen = {"seeds": seeds, "updates": updates, "rollouts": rollouts, "steps": steps}
+knobs = lab.knobs(profile, sizes, episodes=episodes, arms=arms, **chosen)
+settings = {name: value for name, value in vars(knobs).items() if name not in ("seeds", "arms")}
 settings |= {"scales": scales, "learning_rate": learning_rate, "task": task, "hold": hold}
 experiment = lab.Experiment("mog/02_support", version=1, profile=profile)
 tags = [f"x{scale:g}" for scale in scales]
@@ -113,7 +118,7 @@ def rate(arm):
 # %%
 @cache
 def truth():
-    about = {"num": 256, "rollouts": 16, "horizon": 100, "seed": 0}
+    about = {"num": 256, "rollouts": knobs.rollouts, "horizon": 100, "seed": 0}
     return swing_up.Values(**lab.artifact("values", swing_up.judge, **about))
 
 
@@ -176,11 +181,11 @@ def learner(arm, like):
 
 # %%
 def train(arm, seed, scale, steps):
-    rescaled = RescaledRewards(bodies(16), scale)
-    agent = Agent(learner(arm, rescaled), rescaled, schedule, seed=seed, judged_in=bodies(10))
-    n = agent.num_steps(steps)
-    watch = {"evaluate": agent.evaluate, "eval_every": max(1, n // 6), "name": f"agent.x{scale:g}"}
-    _, history = lab.fit(agent.step, agent.init(), agent.experience, num_steps=n, **watch)
+    rescaled, judges = RescaledRewards(bodies(16), scale), bodies(knobs.episodes)
+    agent = Agent(learner(arm, rescaled), rescaled, schedule, seed=seed, judged_in=judges)
+    n, begin = agent.num_steps(steps), (agent.init(), agent.experience)
+    watch = {"evaluate": agent.evaluate, "eval_every": max(1, -(-n // 6))}
+    _, history = lab.fit(agent.step, *begin, num_steps=n, name=f"agent.x{scale:g}", **watch)
     (at, judged_returns), (_, decisions) = history["return"], history["environment_steps"]
     x, promised = history["value"]
     return (decisions, hold * judged_returns), (np.interp(x, at, decisions), promised / scale)
@@ -213,25 +218,34 @@ NAMES |= {"mixture": "mixture, paper's", "mended": "mixture, mended"}
 # %% [markdown]
 # ## Values, unit by unit
 #
-# A critic that does not care about the unit draws a level line. Dots are seeds, bars 95 % intervals
-# of the mean; at the dotted line a critic knows the average value and nothing else.
+# A critic that does not care about the unit draws a level line. Small dots are seeds, large ones
+# their geometric means with 95 % intervals; at the dotted line a critic knows the average value and
+# nothing else.
+
+
+# %%
+def in_logs(values):
+    """The geometric mean of positive numbers, with its interval."""
+    mean = lab.mean_interval(np.log10(np.maximum(values, 1e-3)))
+    return 10.0 ** np.array([mean.value, mean.low, mean.high])
+
 
 # %%
 fig, ax = lab.subplots(height=3.6, width=8)
 for shift, arm in enumerate(knobs.arms):
-    means = [lab.mean_interval(errors[tag][arm]) for tag in tags]
+    means = [in_logs(errors[tag][arm]) for tag in tags]
     places = np.arange(len(tags)) + 0.05 * (shift - 2.5)
-    ax.plot(places, [m.value for m in means], "o-", color=COLORS[arm], label=NAMES[arm], lw=1.4)
+    ax.plot(places, [mean[0] for mean in means], "o-", color=COLORS[arm], label=NAMES[arm], lw=1.4)
     for place, tag, mean in zip(places, tags, means):
-        ends = np.clip([mean.low, mean.high], 0.02, 1e5)
-        ax.plot([place, place], ends, color=COLORS[arm], lw=2.5, alpha=0.6)
+        ax.plot([place, place], np.clip(mean[1:], 1e-2, 1e2), color=COLORS[arm], lw=2.5, alpha=0.6)
         ax.plot(np.full(knobs.seeds, place), errors[tag][arm], ".", ms=3, color=COLORS[arm])
 lab.label_lines(ax)
 ax.axhline(1.0, color=style.INK, lw=1.1, ls=":")
 ax.set(yscale="log", ylabel="error of values / their std", xlabel="rewards times")
 ax.set_xticks(range(len(tags)), [f"{scale:g}" for scale in scales])
-ax.set_xlim(-0.3, len(tags) - 0.3)
+ax.set(xlim=(-0.3, len(tags) - 0.3), ylim=(0.03, 5))
 ax.yaxis.set_major_formatter("{x:g}")
+ax.minorticks_off()
 alt = "Error of the values by reward scale: " + "; ".join(
     f"{NAMES[arm]} " + ", ".join(f"{errors[t][arm].mean():.2f} at {t}" for t in tags)
     for arm in knobs.arms
@@ -272,21 +286,24 @@ experiment.figure(fig, "agents", numbers=drawn.rename_axis("seed"), alt=alt)
 # %% [markdown]
 # ## On the way
 #
-# Above, the return while learning. Below, what the critic says the return is, on average over the
-# states that are learned from, divided by the scale of rewards so that all columns are alike. A
-# critic that cannot say what is true says something else: a narrow one its largest atom, the
-# paper's mixture what Adam's short steps have reached so far.
+# Above, the return while learning; thin lines are agents, thick ones interquartile means. Below,
+# what the critic says the (discounted) return is, on average over the states that are learned from,
+# divided by the scale of rewards so that all columns are alike: 20 is the most there is. A critic
+# that cannot say what is true says something else: a narrow one its largest atom, at rewards times
+# 1 no more than 0.2, after which all good states look the same.
 
 # %%
-fig, axes = lab.subplots(2, len(tags), height=2.6, width=11)
+fig, axes = lab.subplots(2, len(tags), height=2.7, width=11)
 for column, tag in enumerate(tags):
     for ax, name in zip(axes[:, column], ("return", "promised")):
-        curves = {arm: (x / 1000, y) for arm, (x, y) in runs.curve(f"{name}.{tag}").items()}
-        lab.plot_curves(ax, curves, colors={arm: COLORS[arm] for arm in curves})
-        for label in ax.texts if column < len(tags) - 1 else []:
-            label.set_visible(False)
-    axes[0, column].set(title=f"rewards times {scales[column]:g}", ylim=(0, 1000))
-    axes[1, column].set(xlabel="thousand decisions", ylim=(-3, 21))
+        for arm, (x, y) in runs.curve(f"{name}.{tag}").items():
+            ax.plot(x / 1000, y.T, color=COLORS[arm], lw=0.6, alpha=0.3)
+            middle = [interquartile_mean(column_of_seeds) for column_of_seeds in y.T]
+            ax.plot(x / 1000, middle, color=COLORS[arm], lw=2.2, label=NAMES[arm])
+        if column == len(tags) - 1:
+            lab.label_lines(ax)
+    axes[0, column].set(title=f"rewards times {scales[column]:g}", ylim=(0, 1000), xlim=(0, None))
+    axes[1, column].set(xlabel="thousand decisions", ylim=(-2, 14), xlim=(0, None))
 for ax, name in zip(axes[:, 0], ("return", "promised value / scale")):
     ax.set_ylabel(name)
 alt = "Returns and promised values over decisions, three reward scales: " + "; ".join(

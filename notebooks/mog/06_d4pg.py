@@ -14,13 +14,16 @@ arms: list[str] | None = None  # mixture, mended, categorical, quantile, scalar
 tasks: list[str] | None = None  # of dm-control, as domain-task
 seeds: int | None = None  # agents of an arm
 steps: int | None = None  # decisions an agent takes in a task while it learns
+episodes: int | None = None  # that it is judged in, each time
 learning_rate: float = 1e-3  # Adam's, for policy and critic; all arms alike
 sizes = {
-    "smoke": {"seeds": 2, "steps": 1100, "tasks": ["cartpole-swingup"],
+    "smoke": {"seeds": 2, "steps": 1016, "episodes": 2, "tasks": ["cartpole-swingup"],
               "arms": ["mixture", "scalar"]},
-    "laptop": {"seeds": 5, "steps": 7000, "tasks": ["reacher-easy", "cartpole-swingup"],
+    "laptop": {"seeds": 5, "steps": 7000, "episodes": 10,
+               "tasks": ["reacher-easy", "cartpole-swingup"],
                "arms": ["mixture", "mended", "categorical", "quantile", "scalar"]},
-    "gpu": {"seeds": 10, "steps": 50_000, "tasks": ["reacher-easy", "cartpole-swingup"],
+    "gpu": {"seeds": 10, "steps": 50_000, "episodes": 10,
+            "tasks": ["reacher-easy", "cartpole-swingup"],
             "arms": ["mixture", "mended", "categorical", "quantile", "scalar"]},
 }  # fmt: skip
 
@@ -36,10 +39,12 @@ from matchbook.control import D4PG, Agent, Schedule, from_dm_env, networks, norm
 from matchbook.control.presets import MENDED_MIXTURE
 from matchbook.critics import Categorical, MixtureOfGaussians, Quantile, Scalar
 from matchbook.lab import style
+from matchbook.lab.statistics import interquartile_mean
 
 # %%
-knobs = lab.knobs(profile, sizes, seeds=seeds, steps=steps, tasks=tasks, arms=arms)
-settings = {"steps": knobs.steps, "tasks": knobs.tasks}
+chosen = {"seeds": seeds, "steps": steps, "episodes": episodes}
+knobs = lab.knobs(profile, sizes, tasks=tasks, arms=arms, **chosen)
+settings = {"steps": knobs.steps, "episodes": knobs.episodes, "tasks": knobs.tasks}
 settings |= {"learning_rate": learning_rate}
 experiment = lab.Experiment("mog/06_d4pg", version=1, profile=profile)
 
@@ -129,10 +134,11 @@ schedule = Schedule(
 
 # %%
 def train(arm, task, seed, steps):
-    one = learner(arm, bodies := environments(task, 16))
-    agent = Agent(one, bodies, schedule, seed=seed, judged_in=environments(task, 10))
+    bodies, judges = environments(task, 16), environments(task, knobs.episodes)
+    one = learner(arm, bodies)
+    agent = Agent(one, bodies, schedule, seed=seed, judged_in=judges)
     n = agent.num_steps(steps)
-    watch = {"evaluate": agent.evaluate, "eval_every": max(1, n // 8), "name": task}
+    watch = {"evaluate": agent.evaluate, "eval_every": max(1, -(-n // 8)), "name": task}
     state, history = lab.fit(agent.step, agent.init(), agent.experience, num_steps=n, **watch)
     judged, decisions = history["return"][1], history["environment_steps"][1]
     return one, state, (np.round(decisions), hold(task) * judged)
@@ -179,14 +185,19 @@ scores = {arm: np.stack([finals[task][arm] for task in knobs.tasks]) for arm in 
 over_tasks = {arm: lab.iqm(values) for arm, values in scores.items()}
 
 # %% [markdown]
-# Lines are means over seeds, bands their 95 % intervals. Nothing was chosen for one critic alone:
-# learning rate, networks, noise and data are the same for all.
+# A thin line is one agent, a thick one the interquartile mean (IQM) of an arm: the mean of the
+# middle half of its agents, which one lucky or unlucky seed cannot move far. Nothing was chosen for
+# one critic alone: learning rate, networks and noise are the same for all. (The intervals are in
+# the next picture: as bands they would cover each other.)
 
 # %%
 fig, axes = lab.subplots(1, len(knobs.tasks), height=3.4, width=5.2 * len(knobs.tasks))
 for ax, task in zip(np.ravel(axes), knobs.tasks):
-    curves = {arm: (x / 1000, y) for arm, (x, y) in runs.curve(f"return.{task}").items()}
-    lab.plot_curves(ax, curves, colors={arm: COLORS[arm] for arm in curves})
+    for arm, (x, y) in runs.curve(f"return.{task}").items():
+        ax.plot(x / 1000, y.T, color=COLORS[arm], lw=0.8, alpha=0.35)
+        middle_half = [interquartile_mean(column) for column in y.T]
+        ax.plot(x / 1000, middle_half, color=COLORS[arm], lw=2.4, label=arm)
+    lab.label_lines(ax)
     ax.set(title=task, xlabel="thousand decisions", ylabel="return", ylim=(0, 1000))
 alt = "Return over decisions for each critic: " + "; ".join(
     f"{task}: " + ", ".join(f"{a} ends at {v.mean():.0f}" for a, v in of.items())
@@ -198,9 +209,8 @@ experiment.figure(fig, "learning", numbers=pd.DataFrame(drawn).rename_axis("seed
 # %% [markdown]
 # ## Where they end
 #
-# The interquartile mean (IQM) over seeds, and over tasks and seeds: the mean of the middle half of
-# all runs, which one lucky or unlucky seed cannot move far. Bars are 95 % bootstrap intervals, dots
-# single agents.
+# The interquartile mean over seeds, and over tasks and seeds together. Bars are 95 % bootstrap
+# intervals, in which runs are drawn again within each task; dots are single agents.
 
 # %%
 columns = {task: finals[task] for task in knobs.tasks}

@@ -60,6 +60,8 @@ def test_a_film_is_a_function_of_its_seed_and_its_seconds(drawn):
     np.testing.assert_array_equal(begun.frames, drawn.frames[:3])
     slow = film(Swing(), POLICY, short, seconds=0.15, fps=12.5, size=(60, 80), seed=3)
     np.testing.assert_array_equal(slow.frames, drawn.frames[[0, 2]])
+    fast = film(Swing(), POLICY, short, seconds=0.02, fps=1000, size=(60, 80), seed=3)
+    assert (len(fast.frames), fast.fps) == (3, 100)  # one for each step of 0.01 s
     other = film(Swing(), POLICY, short, seconds=0, size=(60, 80), seed=4)
     assert np.any(other.frames != drawn.frames[:1])
 

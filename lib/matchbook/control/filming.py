@@ -23,6 +23,7 @@ from matchbook.control.environments.together import Together
 from matchbook.control.evaluation import mean_step
 from matchbook.control.learning import Learner
 from matchbook.control.rendering import Camera, NoRenderer
+from matchbook.critics.interface import check_positive
 
 ROUNDING = 1e-6  # of times, in steps or frames
 
@@ -62,29 +63,32 @@ def film(
         task: of dm-control's suite, as in "walker-walk"; or `factory(seed)` of a dm_env with
             `physics` and `control_timestep()`, such as dm-control's composer makes.
         seconds: of the task's own time; less if the episode ends before.
-        fps: frames in one second of the task's time; at most one for each of its steps.
+        fps: frames in one second of the task's time; fewer where its steps are longer than that.
         size: height and width, in pixels.
         camera: number of one of the task's cameras; -1 for one that sees everything.
         seed: of the episode.
 
     Raises:
-        ValueError: there is no such task or camera.
+        ValueError: there is no such task or camera, or `fps` is not above 0.
         NonFiniteStep: for an action, observation or reward.
     """
+    check_positive(fps=fps)
     instance = DmEnv(suite_factory(task) if isinstance(task, str) else task)
     environments = Together([instance])
     observations = environments.reset(seed)
+    timestep = instance.environment.control_timestep()
+    fps = min(float(fps), 1 / timestep)
     try:
         view = Camera(instance.environment.physics, size, camera)
     except NoRenderer as reason:
         warnings.warn(str(reason), stacklevel=2)
-        return Film(np.zeros((0, *size, 3), np.uint8), float(fps), 0.0, str(reason))
+        return Film(np.zeros((0, *size, 3), np.uint8), fps, 0.0, str(reason))
+    play = partial(mean_step, learner, on_cpu(policy), environments)
     with view:
         frames, reward = _record(
-            partial(mean_step, learner, on_cpu(policy), environments), observations, view,
-            seconds=seconds, fps=fps, timestep=instance.environment.control_timestep(),
-        )  # fmt: skip
-    return Film(np.stack(frames), float(fps), reward)
+            play, observations, view, seconds=seconds, fps=fps, timestep=timestep
+        )
+    return Film(np.stack(frames), fps, reward)
 
 
 def strip(film: Film, num: int = 6) -> UInt8[np.ndarray, "height width 3"]:
