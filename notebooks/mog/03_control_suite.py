@@ -75,11 +75,17 @@ CRITICS = {
 # times on average. A task that needs longer than the easy ones gets a multiple of their steps.
 
 # %%
-LONGER = {"cartpole-swingup": 2, "finger-spin": 2, "walker-walk": 6, "cheetah-run": 6}
+LONGER = {
+    "cartpole-swingup": 2,
+    "ball_in_cup-catch": 1.6,
+    "finger-spin": 2,
+    "walker-walk": 6,
+    "cheetah-run": 6,
+}
 pd.Series({
     **{name: getattr(presets.LAPTOP_SCHEDULE, name) for name in (
         "batch_size", "n_step", "discount", "samples_per_insert")},
-    **{f"thousand steps of {task}": knobs.steps * LONGER.get(task, 1) for task in knobs.tasks},
+    **{f"thousand steps of {task}": round(knobs.steps * LONGER.get(task, 1)) for task in knobs.tasks},
 }, name="setting").to_frame()  # fmt: skip
 
 # %% [markdown]
@@ -101,7 +107,7 @@ def agent_for(arm, seed, episodes):
 # %%
 def measure(arm, seed, steps, evaluations, episodes):
     start, agent = time.perf_counter(), agent_for(arm, seed, episodes)
-    count = agent.num_steps(1000 * steps * LONGER.get(arm.split("+")[0], 1))
+    count = agent.num_steps(int(1000 * steps * LONGER.get(arm.split("+")[0], 1)))
     watch = {"evaluate": agent.evaluate, "eval_every": max(1, count // evaluations), "name": arm}
     begin = agent.init(), agent.experience
     _, history = lab.fit(agent.step, *begin, num_steps=count, log_every=count, **watch)
