@@ -85,7 +85,7 @@ LONGER = {
 pd.Series({
     **{name: getattr(presets.LAPTOP_SCHEDULE, name) for name in (
         "batch_size", "n_step", "discount", "samples_per_insert")},
-    **{f"thousand steps of {task}": round(knobs.steps * LONGER.get(task, 1)) for task in knobs.tasks},
+    **{f"thousand steps of {task}": knobs.steps * LONGER.get(task, 1) for task in knobs.tasks},
 }, name="setting").to_frame()  # fmt: skip
 
 # %% [markdown]
