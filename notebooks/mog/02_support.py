@@ -38,7 +38,6 @@ from functools import cache
 
 import numpy as np
 import pandas as pd
-from dm_control import suite
 from IPython.display import Markdown, display
 from matplotlib.patches import Rectangle
 
@@ -50,7 +49,7 @@ from matchbook.control import (
     RescaledRewards,
     Schedule,
     TrustRegion,
-    from_dm_env,
+    control_suite,
     swing_up,
 )
 from matchbook.control.presets import MENDED_MIXTURE
@@ -154,11 +153,7 @@ def judged(one, state, scale):
 
 # %%
 def bodies(num):
-    domain, name = task.split("-")
-    held = {"control_timestep": hold * suite.load(domain, name).control_timestep()}
-    return from_dm_env(
-        lambda seed: suite.load(domain, name, {"random": seed}, environment_kwargs=held), num
-    )
+    return control_suite(task, num, hold=hold)
 
 
 # %%

@@ -31,11 +31,10 @@ sizes = {
 import jax.numpy as jnp
 import numpy as np
 import pandas as pd
-from dm_control import suite
 from IPython.display import Markdown, display
 
 from matchbook import lab
-from matchbook.control import D4PG, Agent, Schedule, from_dm_env, networks, normalization
+from matchbook.control import D4PG, Agent, Schedule, control_suite, networks, normalization
 from matchbook.control.presets import MENDED_MIXTURE
 from matchbook.critics import Categorical, MixtureOfGaussians, Quantile, Scalar
 from matchbook.lab import style
@@ -108,14 +107,7 @@ def hold(task):
 
 # %%
 def environments(task, num):
-    domain, name = task.split("-")
-    timestep = hold(task) * suite.load(domain, name).control_timestep()
-    return from_dm_env(
-        lambda seed: suite.load(
-            domain, name, {"random": seed}, environment_kwargs={"control_timestep": timestep}
-        ),
-        num,
-    )
+    return control_suite(task, num, hold=hold(task))
 
 
 # %% [markdown]

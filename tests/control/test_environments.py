@@ -12,6 +12,7 @@ from dm_env import specs
 
 from matchbook.control import environments
 from matchbook.control.closed_forms import LinearQuadratic
+from matchbook.control.environments import adapters
 from matchbook.control.environments.envpool_suite import envpool_name
 from matchbook.control.environments.interface import ActionScale, check_finite, flatten
 
@@ -187,10 +188,12 @@ def test_a_users_gymnasium():
 
 
 def test_what_is_no_factory_is_refused():
-    with pytest.raises(TypeError, match=r"such as lambda: gymnasium.make.*got Gym"):
-        environments.from_gymnasium(Gym(), 2)
-    with pytest.raises(TypeError, match=r"such as lambda seed: suite.load.*got str"):
-        environments.from_dm_env("walker-walk", 2)
+    """Type checks of the tests speak first in public functions."""
+    for make, given in (environments.from_gymnasium, Gym()), (environments.from_dm_env, "walker"):
+        with pytest.raises(TypeError, match="factory"):
+            make(given, 2)
+    with pytest.raises(TypeError, match=r"such as lambda: make\(\); got str"):
+        adapters._check_factory("walker", "lambda: make()")
 
 
 def test_what_a_users_environment_returns_wrongly_is_told():
@@ -316,3 +319,20 @@ def test_rescaled_rewards_of_a_problem_whose_rewards_are_never_zero():
     expected = -0.01 * (x**2 + 0.3 * 1.0**2)
     np.testing.assert_allclose(scaled.step(a).rewards, expected, rtol=1e-5)
     assert isinstance(scaled, environments.Environments)
+
+
+def test_an_action_can_be_held_for_several_of_the_tasks_steps():
+    """As if it were repeated: the same physics, an episode of an eighth of the decisions."""
+    held, plain = (environments.control_suite("cartpole-swingup", 2, hold=hold) for hold in (8, 1))
+    random = np.random.default_rng(0)
+    held.reset(0), plain.reset(0)
+    for count in range(1, 126):
+        actions = random.uniform(-1, 1, (2, 1)).astype(np.float32)
+        ours = held.step(actions)
+        for _ in range(8):
+            theirs = plain.step(actions)
+        np.testing.assert_allclose(ours.next_observations, theirs.next_observations, atol=1e-5)
+        np.testing.assert_allclose(ours.rewards, theirs.rewards, atol=1e-5)
+        assert ours.last.all() == theirs.last.all() == (count == 125)
+    with pytest.raises(ValueError, match="hold must be 1 or more"):
+        environments.control_suite("cartpole-swingup", 2, hold=0)

@@ -4,6 +4,7 @@ Unusual: where nothing can be drawn, or no video be written, one warning says wh
 the film has no frames, its strip is that sentence, and no file appears.
 """
 
+import importlib
 import warnings
 from collections.abc import Callable
 from fractions import Fraction
@@ -134,7 +135,7 @@ def save_mp4(film: Film, path: str | Path) -> Path | None:
         warnings.warn(f"{path} is not written: {film.missing}", stacklevel=2)
         return None
     try:
-        import av
+        av = importlib.import_module("av")  # the extra may be missing
     except ImportError:
         text = (
             f"{path} is not written: PyAV is not installed; `pip install matchbook[video]` adds it"

@@ -6,12 +6,13 @@ MuJoCo and dm-control choose theirs when they are imported: left alone, one that
 
 import os
 import platform
-from typing import Any, Self
+from typing import Any
 
-import mujoco
+import mujoco as _mujoco
 import numpy as np
 from jaxtyping import UInt8
 
+mujoco: Any = _mujoco  # its members are known at run time only
 SWITCHED_OFF = ("disable", "disabled", "off", "false", "0")
 MOST_SHAPES = 10_000  # in one picture
 
@@ -71,13 +72,13 @@ class Camera:
         self._context.free()
         self._gl.free()
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Camera":
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _placed(self, camera: int) -> mujoco.MjvCamera:
+    def _placed(self, camera: int) -> Any:
         there = self._model.ncam
         if not -1 <= camera < there:
             raise ValueError(f"the model has {there} cameras, got {camera}; -1 sees all of it")

@@ -12,26 +12,39 @@ from matchbook.control.environments.interface import Environments
 from matchbook.control.environments.together import Together
 
 
-def control_suite(task: str, num: int) -> Together:
+def control_suite(task: str, num: int, *, hold: int = 1) -> Together:
     """`num` environments of a dm-control task, in this process.
+
+    Arguments:
+        task: `domain-task`.
+        num: how many.
+        hold: of the task's own control steps that an action lasts; an episode has as many fewer.
+            The reward is that of the state at the end, so multiply returns to compare them.
 
     Raises:
         ValueError: there is no such task; names those of the domain, or the domains. Or its actions
-            have no bounds (`lqr`).
+            have no bounds (`lqr`), or `hold` is below 1.
     """
-    return from_dm_env(suite_factory(task), num)
+    return from_dm_env(suite_factory(task, hold=hold), num)
 
 
-def suite_factory(task: str) -> Callable[[int], Any]:
-    """`factory(seed)` of a dm-control task.
+def suite_factory(task: str, *, hold: int = 1) -> Callable[[int], Any]:
+    """`factory(seed)` of a dm-control task, whose actions last `hold` of its control steps.
 
     Raises:
-        ValueError: there is no such task.
+        ValueError: there is no such task, or `hold` is below 1.
     """
     from dm_control import suite
 
     domain, name = split_task(task)
-    return lambda seed: suite.load(domain, name, task_kwargs={"random": seed})
+    if hold < 1:
+        raise ValueError(f"hold must be 1 or more of the task's steps, got {hold}")
+    options = {}
+    if hold > 1:
+        options = {"control_timestep": hold * suite.load(domain, name).control_timestep()}
+    return lambda seed: suite.load(
+        domain, name, task_kwargs={"random": seed}, environment_kwargs=options
+    )
 
 
 def load_environments(task: str, num: int) -> Environments:
