@@ -67,7 +67,6 @@ settings = {name: value for name, value in vars(knobs).items() if name != "seeds
 settings |= {"source": texts.pairs_identity(corpus, **named), "ask": ask}
 s = SimpleNamespace(**settings)
 most_pairs, width, new, pieces = s.text
-jax.config.update("jax_disable_most_optimizations", profile == "smoke")  # there compiling is all
 experiment = lab.Experiment("bond/10_summarisation", version=1, profile=profile)
 
 # %% [markdown]
@@ -331,9 +330,8 @@ curves = {name: runs.curve(name) for name in WATCHED}
 
 # %%
 fig, axes = lab.subplots(2, 2, height=3.1, width=9.5)
-TITLES = {"proxy_win": "wins with the reward", "judge_win": "wins with the judge"}
-TITLES |= {"proxy": "mean reward"}
-for ax, (name, title) in zip(axes.flat, TITLES.items()):
+titles = ["wins with the reward", "wins with the judge", "mean reward"]
+for ax, name, title in zip(axes.flat, (*WINS, "proxy"), titles):
     for arm in arms:
         kl, value = curves["kl"][arm][1].mean(0), curves[name][arm][1].mean(0)
         ax.plot(kl, value, "o" if arm == "best_of_n" else "-", color=LOOKS[arm], ms=5, lw=1.8)
@@ -382,9 +380,8 @@ ax.grid(visible=False)
 alt = "Wins with the judge and, open, with the reward: " + "; ".join(
     f"{NAMES[a]} {means['judge_win'][a]}, {means['proxy_win'][a].value:.2f}" for a in arms
 )
-drawn = {(a, n): vars(means[n][a]) for a in arms for n in WINS}
-drawn = pd.DataFrame({f"{a}_{n}": v for (a, n), v in drawn.items()}).T.rename_axis("arm")
-experiment.figure(fig, "promised_and_kept", numbers=drawn, alt=alt)
+drawn = pd.DataFrame({f"{a}_{n}": vars(means[n][a]) for a in arms for n in WINS}).T
+experiment.figure(fig, "promised_and_kept", numbers=drawn.rename_axis("arm"), alt=alt)
 
 # %% [markdown]
 # ## Read for yourself
@@ -418,36 +415,29 @@ curves |= {f"{n}_gain": {a: (x, y - y[:, :1]) for a, (x, y) in curves[n].items()
            for n in ("proxy", "judge")}  # fmt: skip
 
 
-def differ(name, one, other):
-    if {one, other} - set(arms):
-        return None
-    return lab.paired_difference(last[name][one], last[name][other])
+def differ(one, other, of):
+    """One arm's values less another's, seed by seed, where both were run."""
+    return None if {one, other} - set(arms) else lab.paired_difference(of(one), of(other))
 
 
-def at(arm, along, level, name):
-    there = zip(curves[along][arm][1], curves[name][arm][1])
-    return [frontier.at_kl(*run, level) for run in there]
-
-
-def equal(along, level, name, one, other):
-    if {one, other} - set(arms):
-        return None
-    return lab.paired_difference(*(at(arm, along, level, name) for arm in (one, other)))
+def at(along, level, name):
+    """Values of an arm where its runs first reach a level of something else."""
+    found = {a: zip(curves[along][a][1], curves[name][a][1]) for a in arms}
+    return lambda arm: [frontier.at_kl(*run, level) for run in found[arm]]
 
 
 # %%
 NEAR, SOME = 0.25, 0.2  # nats, gain of mean reward
-reinforced = next((arm for arm in arms if arm.startswith("reinforce.")), "reinforce")
-pair = ("jbond", reinforced)
+pair = ("jbond", next((arm for arm in arms if arm.startswith("reinforce.")), "reinforce"))
 gaps = {
-    "figure4.proxy_win": differ("proxy_win", "jbond", "fixed"),
-    "figure5.kl": differ("kl", "hard", "jbond"),
-    "figure6.kl": differ("kl", "gamma", "jbond"),
-    "figure6.proxy_win": equal("kl", NEAR, "proxy_win", "gamma", "jbond"),
-    "figure7.reward": equal("kl", NEAR, "proxy_gain", *pair),
-    "figure7.proxy_win": equal("kl", NEAR, "proxy_win", *pair),
-    "judge_win.at_equal_kl": equal("kl", NEAR, "judge_win", *pair),
-    "judge.at_equal_reward": equal("proxy_gain", SOME, "judge_gain", *pair),
+    "figure4.proxy_win": differ("jbond", "fixed", last["proxy_win"].get),
+    "figure5.kl": differ("hard", "jbond", last["kl"].get),
+    "figure6.kl": differ("gamma", "jbond", last["kl"].get),
+    "figure6.proxy_win": differ("gamma", "jbond", at("kl", NEAR, "proxy_win")),
+    "figure7.reward": differ(*pair, at("kl", NEAR, "proxy_gain")),
+    "figure7.proxy_win": differ(*pair, at("kl", NEAR, "proxy_win")),
+    "judge_win.at_equal_kl": differ(*pair, at("kl", NEAR, "judge_win")),
+    "judge.at_equal_reward": differ(*pair, at("proxy_gain", SOME, "judge_gain")),
 }
 won = {n: {a: y[:, -1] - y[:, 0] for a, (_, y) in curves[n].items()} for n in WINS}
 flattery = {a: lab.paired_difference(*(won[name][a] for name in WINS)) for a in arms}
@@ -474,7 +464,6 @@ ASKED = {
     "judge_win.at_equal_kl": "the same, wins with the judge",
     "judge.at_equal_reward": "Section 3.3, the judge's mean for the same mean reward, the same two",
 }
-
 found = [f"- {asked}: {told(name)}." for name, asked in ASKED.items()]
 both = [f"{people[name]:.0%} with the {judge}" for name, judge in zip(WINS, ("reward", "judge"))]
 found += [f"- Lines that people wrote win {' and '.join(both)}, on packages that neither has seen."]
@@ -508,4 +497,3 @@ experiment.report(numbers)
 # - `-p 'steps=[300,120,400]'`: when does the judge turn away while the reward still rises?
 # - `-p eta=0.2`: a faster anchor. Does it flatter more?
 # - `-p 'arms=["jbond","reinforce.0.01","reinforce.1","best_of_n"]'`: other penalties.
-# - `-p 'rates=[0.01,0.003,0.003,0.003]'`: what haste costs at equal distance.

@@ -290,9 +290,9 @@ rows |= {"value, rewards noisy": noisy}
 fig, axes = lab.subplots(3, 3, height=2.2, width=11)
 for line, (title, values) in zip(axes, rows.items()):
     for ax, (group, members) in zip(line, GROUPS.items()):
-        shown = [arm for arm in members if arm in ran]
+        shown = [arm for arm in members if arm in values]
         for place, arm in enumerate(shown):
-            dots(ax, place, values.get(arm, np.full(2, np.nan)), style.PALETTE["blue"])
+            dots(ax, place, values[arm], style.PALETTE["blue"])
         ax.set(yscale="log", xticks=range(len(shown)), xlim=(-0.5, max(3.5, len(shown) - 0.5)))
         ax.set(ylim=(0.1, 1.5), yticks=[0.1, 0.2, 0.5, 1])
         ax.yaxis.set_major_formatter("{x:g}")

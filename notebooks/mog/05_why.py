@@ -336,7 +336,7 @@ def square(noise):
 # %%
 fig, axes = lab.subplots(1, 3, height=3.4, width=11)
 for ax, noise in zip(axes[:2], ("none", "uneven") if taught else []):
-    for head, shift in (("scalar", -0.06), ("mixture", 0.06)):
+    for head, shift in (("scalar", -0.14), ("mixture", 0.14)):
         found = {of: values for (of, by), values in square(noise).items() if by == head}
         for of, values in found.items():
             dots(ax, taught.index(of) + shift, values, style.ROLES[head])
@@ -350,6 +350,7 @@ PROBED = [arm for arm in knobs.arms if arm != "told"]
 for place, arm in enumerate(PROBED):
     dots(axes[2], place, runs.numbers("probe.none")[arm], COLORS[arm])
 axes[2].set(xticks=range(len(PROBED)), title="probe, noise: none", ylim=(0, None))
+axes[2].set_xlim(-0.5, len(PROBED) - 0.3)
 axes[2].set_xticklabels(PROBED, fontsize=8, rotation=25)
 axes[0].set_ylabel("value: error / std")
 alt = "Errors of values by features and head, and of linear probes: " + "; ".join(

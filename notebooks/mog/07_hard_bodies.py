@@ -20,7 +20,7 @@ episodes: int | None = None  # of an evaluation
 sizes = {
     "smoke": {"seeds": 2, "steps": 2, "tasks": ["walker-walk"], "critics": ["mixture"],
               "learner": "laptop", "evaluations": 2, "episodes": 1},
-    "laptop": {"seeds": 2, "steps": 10, "critics": ["mixture"], "learner": "laptop",
+    "laptop": {"seeds": 2, "steps": 6, "critics": ["mixture"], "learner": "laptop",
                "tasks": ["quadruped-walk", "humanoid-stand", "dog-stand", "manipulator-bring_ball"],
                "evaluations": 2, "episodes": 2},
     "gpu": {"seeds": 1, "steps": 1000, "critics": ["mixture", "scalar"], "learner": "paper",

@@ -336,3 +336,5 @@ def test_an_action_can_be_held_for_several_of_the_tasks_steps():
         assert ours.last.all() == theirs.last.all() == (count == 125)
     with pytest.raises(ValueError, match="hold must be 1 or more"):
         environments.control_suite("cartpole-swingup", 2, hold=0)
+    with pytest.raises(ValueError, match="ball_in_cup-catch sets its own control step"):
+        environments.control_suite("ball_in_cup-catch", 2, hold=2)

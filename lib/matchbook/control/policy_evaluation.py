@@ -26,8 +26,8 @@ class FixedPolicyBatch(NamedTuple):
     """
 
     transitions: Transition
-    next_actions: Array
-    weights: Array
+    next_actions: Any
+    weights: Any
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -32,7 +32,8 @@ def suite_factory(task: str, *, hold: int = 1) -> Callable[[int], Any]:
     """`factory(seed)` of a dm-control task, whose actions last `hold` of its control steps.
 
     Raises:
-        ValueError: there is no such task, or `hold` is below 1.
+        ValueError: there is no such task, `hold` is below 1, or above it for a task that sets its
+            own control step, as ball_in_cup and finger do.
     """
     from dm_control import suite
 
@@ -42,6 +43,11 @@ def suite_factory(task: str, *, hold: int = 1) -> Callable[[int], Any]:
     options = {}
     if hold > 1:
         options = {"control_timestep": hold * suite.load(domain, name).control_timestep()}
+        try:
+            suite.load(domain, name, environment_kwargs=options)
+        except TypeError as error:
+            text = f"{task} sets its own control step: hold must be 1 there, got {hold}"
+            raise ValueError(text) from error
     return lambda seed: suite.load(
         domain, name, task_kwargs={"random": seed}, environment_kwargs=options
     )
