@@ -189,7 +189,8 @@ ax.set_xlabel("return of the mixture minus that of another critic; band: the mar
 ax.grid(visible=False)
 alt = "Mixture minus other critics: " + "; ".join(f"{o} {g}" for o, g in gaps.items())
 drawn = pd.DataFrame({other: vars(gap) for other, gap in gaps.items()}).T.rename_axis("critic")
-experiment.figure(fig, "differences", numbers=drawn, alt=alt)
+if gaps:
+    experiment.figure(fig, "differences", numbers=drawn, alt=alt)
 
 # %% [markdown]
 # ## How long does it take?
