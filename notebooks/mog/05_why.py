@@ -303,6 +303,7 @@ for ax, noise in zip(axes, ran):
     curves = runs.curve(f"error.{noise}")
     lab.plot_curves(ax, curves, colors={arm: COLORS[arm] for arm in curves})
     ax.set(yscale="log", title=f"noise: {noise}", xlabel="updates")
+    ax.set(ylim=(0.1, 1.5), yticks=[0.1, 0.2, 0.5, 1])
     ax.yaxis.set_major_formatter("{x:g}")
     ax.minorticks_off()
 axes[0].set_ylabel("value: error / std")
@@ -374,6 +375,10 @@ pd.DataFrame({n: vars(v) for n, v in gaps.items() if not n.startswith("gap")}).T
 # %% [markdown]
 # `features` is the scalar head on the mixture's features against the same head on its own; `loss`
 # is the mixture head on the scalar critic's features against the scalar head there.
+#
+# One arm says how much the others could show. `told` has weights that nobody could better. Where it
+# is no better than the scalar critic, noise on rewards is not what limits a critic, and learned
+# weights cannot be blamed for bringing nothing.
 #
 # ## What we found
 

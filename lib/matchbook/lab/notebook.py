@@ -143,7 +143,7 @@ class Notebook:
                 if name in self.parameters.parameters:
                     return self.parameters.resolve(name, profile, given)
             case ast.Call(func=ast.Attribute(value=ast.Name(id="lab"), attr="cross"), args=args):
-                return cross(*(_names(self._evaluate(arg, profile, given)) for arg in args))
+                return [*cross(*(_names(self._evaluate(arg, profile, given)) for arg in args))]
         try:
             return ast.literal_eval(node)
         except ValueError:
