@@ -84,7 +84,10 @@ class Run:
         self.checkpoints = Checkpoints(place, "loop", (), [], EVERY)  # its arrays would be JAX's
 
     def resume(self):
-        """Whether there was a checkpoint; nothing that was acknowledged may be missing."""
+        """Whether there was a checkpoint; nothing that was acknowledged may be missing.
+
+        What is found is acknowledged, as it may have been written just before the kill.
+        """
         found = self.checkpoints.latest()
         if found:
             self.done, _, rest = found
@@ -94,6 +97,8 @@ class Run:
         promised = json.loads(lines[-1]) if lines else {"step": 0, "inserted": 0}
         assert self.done >= promised["step"], (self.done, promised)
         assert self.source.replay.inserted >= promised["inserted"], promised
+        if self.done > promised["step"]:
+            self.acknowledge()
         return bool(found)
 
     def go_on(self, seen):
