@@ -237,8 +237,8 @@ experiment.report(numbers)
 # %% [markdown]
 # ## How far this goes
 #
-# Not far, and that is the finding: at `laptop` under a thousandth of the way. Nothing here confirms or
-# contradicts the paper's claim on these bodies. What it does show is that the agent builds, acts
+# Not far, and that is the finding: at `laptop` under a thousandth of the way. Nothing here confirms
+# or contradicts the paper's claim on these bodies. What it does show is that the agent builds, acts
 # and learns on them without a change, with finite numbers throughout, and what the journey costs.
 # The rates are medians over runs of one machine, judged together with whatever else it did.
 #
