@@ -28,6 +28,7 @@ sizes = {
                       "manipulator-bring_ball"], "evaluations": 20, "episodes": 10}}  # fmt: skip
 
 # %%
+import dataclasses
 import time
 
 import jax
@@ -36,7 +37,7 @@ import pandas as pd
 from IPython.display import Markdown, display
 
 from matchbook import lab
-from matchbook.control import DMPO, Agent, Schedule, load_environments, presets
+from matchbook.control import DMPO, Agent, Schedule, TrustRegion, load_environments, mpo, presets
 from matchbook.critics import MixtureOfGaussians, Scalar
 from matchbook.lab import style
 from matchbook.lab.claims import load_claims
@@ -94,6 +95,18 @@ def agent_for(arm, seed, size, episodes):
     one = learner_for(environments, critic, size)
     return Agent(one, environments, SCHEDULES[size], seed=seed, judged_in=judges)
 
+
+# %% [markdown]
+# The authors' settings are the library's defaults; read from there, with nothing typed again:
+
+# %%
+released = vars(MixtureOfGaussians()) | vars(Schedule()) | vars(TrustRegion())
+released |= {
+    f.name: f.default for f in dataclasses.fields(DMPO) if isinstance(f.default, int | float)
+}
+released |= {f"dual_{name}": float(np.max(x)) for name, x in mpo.init_duals(1)._asdict().items()}
+released = {name: x for name, x in released.items() if type(x) in (int, float)}
+pd.Series(released, name="the release").to_frame()
 
 # %% [markdown]
 # ## What is measured
@@ -232,7 +245,7 @@ display(Markdown("\n".join(lines)))
 # %%
 numbers = {f"after.{arm}": value for arm, value in after.items()}
 numbers |= {f"hours.{name}.{arm}": x for name, of in hours.items() for arm, x in of.items()}
-experiment.report(numbers)
+experiment.report(numbers | {f"release.{name}": value for name, value in released.items()})
 
 # %% [markdown]
 # ## How far this goes
