@@ -13,7 +13,15 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from matchbook.control import networks, normalization
-from matchbook.control.learning import Metrics, Networks, State, clipped_adam, copy_every, descend
+from matchbook.control.learning import (
+    Metrics,
+    Networks,
+    State,
+    clipped_adam,
+    copy_every,
+    descend,
+    goes_on,
+)
 from matchbook.control.transitions import Transition
 from matchbook.critics import Critic, Target
 from matchbook.critics.interface import Key
@@ -110,7 +118,7 @@ class D4PG:
 
         Each state's pull on its action is at most `max_action_gradient` long.
         """
-        goes_on = (batch.discounts > 0).astype(jnp.float32)
+        counted = goes_on(batch)
 
         def act(policy: Any) -> Array:
             return networks.deterministic(policy, batch.next_observations)
@@ -118,14 +126,14 @@ class D4PG:
         def value(actions: Array) -> tuple[Array, Array]:
             laws = networks.returns(self.critic, online.critic, batch.next_observations, actions)
             values = self.critic.mean(laws)  # in the critic's unit
-            return jnp.sum(values * goes_on), values
+            return jnp.sum(values * counted), values
 
         actions, pull_back = jax.vjp(act, online.policy)
         uphill, values = jax.grad(value, has_aux=True)(actions)
         length = jnp.linalg.norm(uphill, axis=-1, keepdims=True)
         clipped = uphill * jnp.minimum(1.0, self.max_action_gradient / jnp.maximum(length, 1e-12))
         (gradient,) = pull_back(-clipped / len(batch.rewards))
-        values = goes_on * normalization.in_units_of_return(values, online.critic.unit)
+        values = counted * normalization.in_units_of_return(values, online.critic.unit)
         return gradient, {"value": jnp.mean(values), "action_gradient": jnp.mean(length)}
 
     def _descend(self, state: State, gradient: Networks) -> State:

@@ -15,7 +15,15 @@ import optax
 from jaxtyping import Array, Float
 
 from matchbook.control import mpo, networks, normalization
-from matchbook.control.learning import Metrics, Networks, State, clipped_adam, copy_every, descend
+from matchbook.control.learning import (
+    Metrics,
+    Networks,
+    State,
+    clipped_adam,
+    copy_every,
+    descend,
+    goes_on,
+)
 from matchbook.control.mpo import TrustRegion
 from matchbook.control.networks import GaussianPolicy
 from matchbook.control.transitions import Transition
@@ -125,7 +133,7 @@ class DMPO:
         target = normalization.bellman(batch, drawn.returns, behind, unit)
         losses = partial(self._losses, batch=batch, drawn=drawn, target=target, key=loss_key)
         gradients, metrics = jax.grad(losses, (0, 1), has_aux=True)(state.online, state.duals)
-        values = _goes_on(batch) * normalization.in_units_of_return(drawn.values, behind)
+        values = goes_on(batch)[None] * normalization.in_units_of_return(drawn.values, behind)
         return self._descend(state, *gradients), metrics | {"value": jnp.mean(values)}
 
     def _draw(
@@ -153,7 +161,7 @@ class DMPO:
         Each part's gradient reaches its own parameters only.
         """
         law = self.policy(online.policy, batch.next_observations)
-        q_values = drawn.values * _goes_on(batch)
+        q_values = drawn.values * goes_on(batch)[None]
         policy_loss, watched = mpo.loss(self.region, duals, q_values, drawn.actions, drawn.law, law)
         returns = networks.returns(self.critic, online.critic, batch.observations, batch.actions)
         critic_loss = jnp.mean(self.critic.loss(returns, target, key))
@@ -200,8 +208,3 @@ class DMPO:
     @property
     def _duals_optimizer(self) -> Any:
         return optax.adam(self.dual_learning_rate)
-
-
-def _goes_on(batch: Transition) -> Float[Array, "1 batch"]:
-    """0 where the episode has ended, which no action can change; 1 elsewhere."""
-    return (batch.discounts > 0).astype(jnp.float32)[None]

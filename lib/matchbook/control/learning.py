@@ -81,6 +81,11 @@ def descend(
         return optax.apply_updates(parameters, updates), state
 
 
+def goes_on(batch: Transition) -> Float[Array, " batch"]:
+    """0 where the episode has ended, which no action can change; 1 elsewhere."""
+    return (batch.discounts > 0).astype(jnp.float32)
+
+
 def copy_every[T](period: int, step: Int[Array, ""], online: T, target: T) -> T:
     """`online` after every `period`-th step, `target` otherwise."""
     return jax.tree.map(lambda new, old: jnp.where(step % period == 0, new, old), online, target)
