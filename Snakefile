@@ -2,7 +2,7 @@
 
 `make reproduce` calls it for this machine. On a cluster, from the checkout:
     snakemake --workflow-profile env/profiles/slurm --config profile=gpu
-`split=false` makes a job of a notebook instead of a run.
+`split=false` makes a job of a notebook instead of a run, unless its runs take minutes.
 Unusual: a job's log is its executed notebook; `jobs/` holds copies of records under names that
 Snakemake can foresee, while the notebooks look records up by key in `records/`.
 """
@@ -14,16 +14,16 @@ import sys
 from pathlib import Path
 
 from matchbook.lab.notebook import all_notebooks
-from matchbook.lab.planning import knobs_of, plan
+from matchbook.lab.planning import has_long_runs, knobs_of, plan
 from matchbook.lab.records import digest
 
 ROOT = Path(workflow.basedir)
 PROFILE = config.get("profile", "laptop")
 RUNS = config.get("runs", ".")  # elsewhere only where jobs share no other folder
 NOTEBOOKS = {notebook.name: notebook for notebook in all_notebooks(ROOT)}
-# A job imports and compiles for itself: worth it on many cores; on few, notebooks run whole.
+# A job imports and compiles for itself: worth it on many cores, and anywhere for long runs.
 SPLIT = str(config.get("split", PROFILE != "smoke")).lower() in ("1", "true", "yes")
-JOBS = plan(NOTEBOOKS.values(), PROFILE) if SPLIT else []
+JOBS = plan((n for n in NOTEBOOKS.values() if SPLIT or has_long_runs(n, PROFILE, ROOT)), PROFILE)
 # Two XLA threads for a job, on any machine: sums are split, and so rounded, as in what is published.
 MATCHBOOK = f"NPROC=2 {shlex.quote(sys.executable)} -m matchbook.lab.command_line"
 RUN = f"{MATCHBOOK} run {{wildcards.notebook}} --profile {PROFILE} --runs {RUNS} --replay own"

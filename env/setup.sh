@@ -49,7 +49,8 @@ fi
 say "installing the locked environment into .venv (extras: ${EXTRAS:-none})"
 extras=""
 for extra in ${EXTRAS:-}; do extras="$extras --extra $extra"; done
+# Bytecode now, not at each import: containers that forbid writing it would compile 2,000 files a process.
 # shellcheck disable=SC2086  # one word per extra is the point
-"$uv" sync --locked --quiet $extras || fail "uv sync failed; the message above says why."
+"$uv" sync --locked --quiet --compile-bytecode $extras || fail "uv sync failed; the message above says why."
 printf '%s\n' "$uv" > .venv/.ready
 say "done"

@@ -8,7 +8,7 @@ import sys
 import yaml
 from toy_checkout import REPOSITORY, environment, make_checkout, matchbook
 
-from matchbook.lab.records import read_record
+from matchbook.lab.records import Record, read_record, write_record
 from matchbook.lab.reproduce import code_digest, jobs_at_once, reproduce
 
 
@@ -19,11 +19,11 @@ def _edit(root, old, new):
     path.write_text(text.replace(old, new))
 
 
-def _planned(root):
+def _planned(root, *arguments):
     """The jobs of a dry run, by their message."""
     command = [sys.executable, "-m", "snakemake", "--workflow-profile", "env/profiles/local"]
     done = subprocess.run(
-        [*command, "--dry-run", "--cores", "2"],
+        [*command, "--dry-run", "--cores", "2", *arguments],
         cwd=root,
         env=environment(),
         capture_output=True,
@@ -31,6 +31,24 @@ def _planned(root):
     )
     assert done.returncode == 0, done.stderr
     return sorted(re.findall(r"^Job \d+: (.*)$", done.stdout + done.stderr, re.MULTILINE))
+
+
+def test_where_jobs_are_notebooks_long_runs_are_jobs_all_the_same(tmp_path):
+    root = make_checkout(tmp_path, ("00_overview", "toy/counting"))
+    whole = _planned(root, "--config", "split=False")
+    assert whole == ["00_overview: pictures", "toy/counting: pictures"]
+    for seconds, more in ((5.0, 0), (90.0, 2)):
+        record = Record(
+            experiment="toy/counting",
+            version=1,
+            arm="up",
+            seed=0,
+            params={},
+            numbers={"end": 1.0},
+            passport={"profile": "laptop", "wall_seconds": seconds},
+        )
+        write_record(record, root / "figures" / "records" / "toy" / "counting")
+        assert len(_planned(root, "--config", "split=False")) == len(whole) + more
 
 
 def test_a_failed_job_stops_no_other_and_an_added_seed_runs_alone(tmp_path):

@@ -8,12 +8,11 @@ prompt and itself and no other answer:
     positions      0      1      2   |   3     4   |    3      4
 """
 
-from typing import Any
-
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Shaped
 
-from matchbook.gemma.attention import Attend, attention
+from matchbook.gemma.attention import Attend, attention, visible_between
+from matchbook.gemma.attention.dense import dense_between
 
 Rows = tuple[Int[Array, "prompts all_time"], ...]
 
@@ -50,19 +49,11 @@ def apart(
     return jnp.concatenate([jnp.repeat(prompt, samples, axis=0), answers], axis=1)
 
 
-def together(
-    rows: Shaped[Array, "rows one_time ..."], samples: int, prompt_time: int
-) -> Shaped[Array, "prompts all_time ..."]:
-    """The inverse of `apart`; of a prompt's copies, which are equal, the first."""
-    prompt, answers = rows[::samples, :prompt_time], rows[:, prompt_time:]
-    answers = answers.reshape(len(prompt), samples * answers.shape[1], *rows.shape[2:])
-    return jnp.concatenate([prompt, answers], axis=1)
-
-
 def branched_attention(samples: int, prompt_time: int) -> Attend:
-    """`attention` for rows of `branched`: its implementations see plain rows, one for each answer.
+    """`attention` for rows of `branched`: prompts see themselves, answers their prompt and
+    themselves.
 
-    Queries of the prompt are attended to once for each answer, and all but the first thrown away.
+    Answers are taken to be short: theirs is one dense matrix, [time, prompt_time + time] a head.
     """
 
     def attend(
@@ -72,12 +63,29 @@ def branched_attention(samples: int, prompt_time: int) -> Attend:
         *,
         positions: Int[Array, "prompts all_time"],
         segments: Int[Array, "prompts all_time"],
-        **options: Any,
+        window: int | None,
+        softcap: int | float | None,
+        scale: int | float,
+        implementation: str | None = None,
     ) -> Float[Array, "prompts all_time heads head_dim"]:
-        q, k, v, positions, segments = (
-            apart(x, samples, prompt_time) for x in (q, k, v, positions, segments)
+        of_prompts = attention(
+            *(x[:, :prompt_time] for x in (q, k, v)),
+            positions=positions[:, :prompt_time],
+            segments=segments[:, :prompt_time],
+            window=window,
+            softcap=softcap,
+            scale=scale,
+            implementation=implementation,
         )
-        mixed = attention(q, k, v, positions=positions, segments=segments, **options)
-        return together(mixed, samples, prompt_time)
+        time = (q.shape[1] - prompt_time) // samples
+        queries = q[:, prompt_time:].reshape(len(q) * samples, time, *q.shape[2:])
+        keys, values, place, text = (
+            apart(x, samples, prompt_time) for x in (k, v, positions, segments)
+        )
+        asking = place[:, prompt_time:], text[:, prompt_time:]
+        mask = visible_between(asking, (place, text), window)
+        of_answers = dense_between(queries, keys, values, mask=mask, softcap=softcap, scale=scale)
+        of_answers = of_answers.reshape(len(q), samples * time, *q.shape[2:])
+        return jnp.concatenate([of_prompts, of_answers], axis=1)
 
     return attend

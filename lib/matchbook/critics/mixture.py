@@ -201,6 +201,8 @@ class MixtureOfGaussians:
         within = jnp.maximum((start + apart[None, None]) % 1, 1e-6)
         # The normal quantile, in the form that costs a twentieth of `ndtri`.
         below = math.sqrt(2) * jax.lax.erf_inv(2 / self.num_nodes * (slices + within) - 1)
+        # Behind a barrier: fused into a concatenation, it is computed twice, number by number.
+        below = jax.lax.optimization_barrier(below)
         return jnp.concatenate([below, -below]), jnp.ones((self.num_nodes, *column[1:]))
 
 

@@ -5,6 +5,7 @@ to keep them up to date.
 """
 
 import json
+import statistics
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,6 +15,8 @@ from matchbook.lab.notebook import Notebook, all_notebooks
 from matchbook.lab.parameters import UsageError, Value
 from matchbook.lab.profiles import PROFILES
 from matchbook.lab.provenance import fold
+
+_LONG = 60.0  # seconds of a run, beside which importing and compiling for itself are little
 
 
 @dataclass(frozen=True, order=True)
@@ -79,15 +82,23 @@ def made_at(record: Path) -> str | None:
 
 def cost(notebook: Notebook, profile: str, root: Path) -> Cost | None:
     """What a notebook's published runs took, from their passports; None where there are none."""
-    folder = root / "figures" / "records" / notebook.name
-    passports = [
-        json.loads(path.read_text(encoding="utf-8"))["passport"]
-        for path in sorted(folder.glob("*.json"))
-    ]
-    made_by = fold([passport for passport in passports if passport.get("profile") == profile])
+    made_by = fold(_passports(notebook, profile, root))
     if "wall_seconds" not in made_by:
         return None
     return Cost(minutes=made_by["wall_seconds"] / 60, device=_device(made_by))
+
+
+def has_long_runs(notebook: Notebook, profile: str, root: Path) -> bool:
+    """Whether published runs took a minute or more, typically: worth a job each on any machine."""
+    passports = _passports(notebook, profile, root)
+    took = [passport["wall_seconds"] for passport in passports if "wall_seconds" in passport]
+    return bool(took) and statistics.median(took) >= _LONG
+
+
+def _passports(notebook: Notebook, profile: str, root: Path) -> list[dict[str, Any]]:
+    paths = sorted((root / "figures" / "records" / notebook.name).glob("*.json"))
+    passports = [json.loads(path.read_text(encoding="utf-8"))["passport"] for path in paths]
+    return [passport for passport in passports if passport.get("profile") == profile]
 
 
 def listing(root: Path) -> str:

@@ -34,6 +34,7 @@ def reproduce(root: Path, profile: str, *, keep: bool = False, split: bool | Non
         keep: go on with what a finished reproduction left: compute what is missing, such as an
             added seed.
         split: a job is one run, not one notebook; None: where this machine does many at once.
+            Where it does not, notebooks with runs of minutes are split nevertheless.
 
     Returns:
         0, or 1 where a job failed; all others were run nevertheless.

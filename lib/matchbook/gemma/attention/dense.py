@@ -6,7 +6,7 @@ mask; the window of a local layer counts the token itself.
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from matchbook.gemma.attention.masks import visible
 from matchbook.gemma.layers import soft_cap
@@ -37,13 +37,27 @@ def dense_attention(
 
     Costs a few [batch, heads, time, time] float32 buffers: 2.1 GB each at 8 heads and 8192 tokens.
     """
+    mask = visible(positions, segments, window)
+    return dense_between(q, k, v, mask=mask, softcap=softcap, scale=scale)
+
+
+def dense_between(
+    q: Float[Array, "batch queries heads head_dim"],
+    k: Float[Array, "batch keys kv_heads head_dim"],
+    v: Float[Array, "batch keys kv_heads head_dim"],
+    *,
+    mask: Bool[Array, "batch queries keys"],
+    softcap: int | float | None,
+    scale: int | float,
+) -> Float[Array, "batch queries heads head_dim"]:
+    """As `dense_attention` for queries that are not the keys; `mask` says which keys each sees."""
     batch, time, heads, head_dim = q.shape
     kv_heads = k.shape[2]
     grouped = q.reshape(batch, time, kv_heads, heads // kv_heads, head_dim)
     scores = jnp.einsum("btkgh,bskh->bkgts", grouped, k, preferred_element_type=jnp.float32)
-    mask = visible(positions, segments, window)[:, None, None, :, :]
-    scores = jnp.where(mask, soft_cap(scores * scale, softcap), jnp.finfo(jnp.float32).min)
+    seen = mask[:, None, None, :, :]
+    scores = jnp.where(seen, soft_cap(scores * scale, softcap), jnp.finfo(jnp.float32).min)
     # The second `where` only matters for rows without any visible key: zeros instead of a mean.
-    probabilities = jnp.where(mask, jax.nn.softmax(scores, axis=-1), 0.0).astype(v.dtype)
+    probabilities = jnp.where(seen, jax.nn.softmax(scores, axis=-1), 0.0).astype(v.dtype)
     mixed = jnp.einsum("bkgts,bskh->btkgh", probabilities, v, preferred_element_type=jnp.float32)
     return mixed.reshape(batch, time, heads, head_dim).astype(q.dtype)
