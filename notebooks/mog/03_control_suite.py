@@ -78,6 +78,7 @@ CRITICS = {
 LONGER = {
     "cartpole-swingup": 2,
     "ball_in_cup-catch": 1.6,
+    "pendulum-swingup": 2,
     "finger-spin": 2,
     "walker-walk": 6,
     "cheetah-run": 6,

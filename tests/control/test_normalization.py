@@ -110,6 +110,17 @@ def test_moving_the_unit_moves_no_prediction(critic):
     assert float(after.target.critic.unit.location) == -2.0  # copied only by and by
 
 
+def test_rewards_whose_squares_vanish_make_no_unit():
+    """A point mass far from its goal is paid 1e-30: a spread of 0, and NaN at the next step."""
+    one, data = learner(MIXTURE, **QUICK), batch()
+    data = data._replace(rewards=1e-30 * jnp.abs(data.rewards))
+    state = fresh(one)
+    for _ in range(3):
+        state, metrics = step(one, state, data)
+        assert all(np.isfinite(value).all() for value in jax.tree.leaves(metrics))
+    assert state.online.critic.unit == normalization.no_unit()
+
+
 def test_scalar_loss_is_the_plain_one_over_the_unit_squared():
     """Units of 7 and 5 in online and target network against the paper's step on networks that say
     the same in returns.

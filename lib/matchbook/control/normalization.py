@@ -17,6 +17,7 @@ from matchbook.control.transitions import Transition
 from matchbook.critics import Affine, Critic, Head, Target
 
 LEAST_SPREAD = 1e-3  # of returns, as a share of how large they are: float32 can see no less
+LEAST_REWARD = 1e-6  # less is none: dm-control's fade with distance to 1e-30, whose square is 0
 
 
 class Unit(NamedTuple):
@@ -99,7 +100,7 @@ def keep_up(
     bootstrapped = in_units_of_return(jnp.mean(next_values, axis=0), target.unit)
     # What networks say before there is a unit is noise of no unit: it must not become one.
     returns = batch.rewards + jnp.where(known, batch.discounts * bootstrapped, 0.0)
-    there_is_one = known | jnp.any(batch.rewards != 0)
+    there_is_one = known | jnp.any(jnp.abs(batch.rewards) > LEAST_REWARD)
     unit = _where(there_is_one, moved(online.unit, returns, rate), online.unit)
     head = _where(known, change_unit(critic, online.head, online.unit, unit), online.head)
     online = online._replace(head=head, unit=unit)
