@@ -15,7 +15,7 @@ from matchbook.lab import passport
 
 FIELDS = {
     "command", "profile", "commit", "dirty", "lock", "library", "python", "jax", "jaxlib", "flax",
-    "numpy", "machine", "cpu_count", "device_platform", "device_kind", "device_count",
+    "numpy", "machine", "processor", "cpu_count", "device_platform", "device_kind", "device_count",
     "attention", "data", "determinism", "wall_seconds", "compile_seconds", "resumed",
     "peak_host_bytes", "peak_device_bytes",
 }  # fmt: skip

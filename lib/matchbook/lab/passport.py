@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import shlex
 import subprocess
 import sys
@@ -69,6 +70,7 @@ def make_passport(
         "python": platform.python_version(),
         **{name: metadata.version(name) for name in ("jax", "jaxlib", "flax", "numpy")},
         "machine": f"{platform.system()} {platform.machine()}",
+        "processor": processor(),
         "cpu_count": os.cpu_count(),
         "device_platform": device.platform,
         "device_kind": device.device_kind,
@@ -84,6 +86,16 @@ def make_passport(
         "resumed": meter.resumed,
         **_peak_memory(device),
     }
+
+
+@cache
+def processor() -> str:
+    """The model of the CPU, on which speed depends by far more than on the number of its cores."""
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        named = re.search(r"^model name\s*: (.+)$", cpuinfo.read_text(), re.MULTILINE)
+        return named[1].strip() if named else platform.machine()
+    return platform.processor() or platform.machine()
 
 
 def source(root: Path) -> dict[str, Any]:
