@@ -28,7 +28,7 @@ sizes = {
               "plain": 8, "shapes": [64, 2, 64, 2], "rows": [8, 128], "vocabulary": 400,
               "megabytes": 1, "rates": [0.01, 0.01]},
     "laptop": {"seeds": 5, "passes": 1, "copies": [0, 1, 16, 32, 64], "per_level": 7,
-               "documents": 90, "plain": 600, "shapes": [64, 2, 64, 4], "rows": [8, 128],
+               "documents": 90, "plain": 1500, "shapes": [64, 2, 64, 4], "rows": [8, 128],
                "vocabulary": 512, "megabytes": 6, "rates": [0.015, 0.015]},
     "gpu": {"seeds": 5, "passes": 1, "copies": [0, 1, 2, 4, 8, 16, 32, 64], "per_level": 50,
             "documents": 2000, "plain": 8000, "shapes": [256, 8, 768, 12], "rows": [32, 256],
