@@ -186,7 +186,7 @@ ax.axvline(0, color=style.INK, lw=1)
 for row, (other, gap) in enumerate(gaps.items()):
     ax.plot([gap.low, gap.high], [row, row], color=style.ROLES[other], lw=3)
     ax.plot(gap.value, row, "o", ms=7, color=style.ROLES[other])
-ax.set(yticks=range(len(gaps)), yticklabels=list(gaps), ylim=(len(gaps) - 0.5, -0.5))
+ax.set(yticks=range(len(gaps)), yticklabels=list(gaps), ylim=(max(len(gaps), 1) - 0.5, -0.5))
 ax.set_xlabel("return of the mixture minus that of another critic; band: the margin")
 ax.grid(visible=False)
 alt = "Mixture minus other critics: " + "; ".join(f"{o} {g}" for o, g in gaps.items())
