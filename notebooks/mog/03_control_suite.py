@@ -231,11 +231,12 @@ experiment.report(numbers | {f"seconds.{arm}": value for arm, value in seconds.i
 # categorical critic's support is right by construction of this suite: what a wrong one does is the
 # subject of `mog/02_support`.
 #
-# The finger and the point mass show a weakness of the mended mixture. Their first rewards are rare,
-# and until they come its unit of return shrinks to that of noise; what is then seen lies many units
-# away, and most seeds never make use of it. C51, whose atoms are six units of reward wide from the
-# start, learns with every seed. Single runs in which the unit may not fall below the largest reward
-# did learn; none of them is shown here.
+# The finger and the point mass show a weakness of the mended mixture: there, two and four of its
+# five seeds learn next to nothing, and of C51's all learn. First rewards are rare. A guess from
+# single runs: while they are, the unit of return, which is the spread of the values, is far smaller
+# than one reward, so that a reward lies many units away; C51's atoms are six rewards wide from the
+# start. Most single runs in which the unit could not fall below the largest reward did learn; none
+# of them is shown here.
 #
 # ## What to try next
 #

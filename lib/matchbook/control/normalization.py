@@ -2,8 +2,9 @@
 
 PopArt (van Hasselt et al. 2016) for return distributions. The mixture of Shahriari et al. 2022
 needs no support, but its initial widths, Adam's steps and the temperature of the E-step are lengths
-in units of return. Unusual: as long as every reward was 0 there is no unit, and the first one is
-taken from rewards alone; so rewards times any factor lead to the same policies from the first step.
+in units of return. Unusual: as long as every reward was below `LEAST_REWARD` there is no unit, and
+the first one is taken from rewards alone; so rewards times any factor that leaves them above it
+lead to the same policies from the first step.
 """
 
 from typing import Any, NamedTuple
