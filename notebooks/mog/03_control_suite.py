@@ -20,7 +20,8 @@ episodes: int | None = None  # of an evaluation
 sizes = {
     "smoke": {"seeds": 2, "steps": 2, "tasks": ["pendulum-swingup"],
               "critics": ["mixture", "categorical"], "evaluations": 2, "episodes": 2},
-    "laptop": {"seeds": 5, "steps": 45, "critics": ["mixture", "categorical", "scalar"],
+    "laptop": {"seeds": 5, "steps": 45,
+               "critics": ["mixture", "categorical", "quantile", "scalar"],
                "tasks": ["cartpole-swingup", "ball_in_cup-catch", "reacher-easy",
                          "pendulum-swingup", "finger-spin", "point_mass-easy"],
                "evaluations": 8, "episodes": 5},
@@ -47,7 +48,7 @@ knobs = lab.knobs(
     evaluations=evaluations, episodes=episodes,
 )  # fmt: skip
 settings = {name: getattr(knobs, name) for name in ("steps", "evaluations", "episodes")}
-experiment = lab.Experiment("mog/03_control_suite", version=1, profile=profile)
+experiment = lab.Experiment("mog/03_control_suite", version=2, profile=profile)
 
 # %% [markdown]
 # ## The four critics

@@ -49,7 +49,7 @@ knobs = lab.knobs(
 )  # fmt: skip
 apart = ("tasks", "critics", "seeds")
 settings = {name: value for name, value in vars(knobs).items() if name not in apart}
-experiment = lab.Experiment("mog/07_hard_bodies", version=1, profile=profile)
+experiment = lab.Experiment("mog/07_hard_bodies", version=2, profile=profile)
 
 # %% [markdown]
 # ## What the paper says

@@ -4,7 +4,9 @@ PopArt (van Hasselt et al. 2016) for return distributions. The mixture of Shahri
 needs no support, but its initial widths, Adam's steps and the temperature of the E-step are lengths
 in units of return. Unusual: as long as every reward was below `LEAST_REWARD` there is no unit, and
 the first one is taken from rewards alone; so rewards times any factor that leaves them above it
-lead to the same policies from the first step.
+lead to the same policies from the first step. And a unit is never small beside a reward: where
+rewards are rare, values hardly differ, and in units of their spread a reward would lie so far out
+that the critic cannot follow.
 """
 
 from typing import Any, NamedTuple
@@ -18,26 +20,35 @@ from matchbook.control.transitions import Transition
 from matchbook.critics import Affine, Critic, Head, Target
 
 LEAST_SPREAD = 1e-3  # of returns, as a share of how large they are: float32 can see no less
+LEAST_REWARDS = 3  # in a unit, of the largest n-step reward seen
 LEAST_REWARD = 1e-6  # less is none: dm-control's fade with distance to 1e-30, whose square is 0
 
 
 class Unit(NamedTuple):
-    """What a head calls `z` is a return of `location + scale * z`. All three are scalars.
+    """What a head calls `z` is a return of `location + scale * z`. All are scalars.
 
     Arguments:
         location: running mean of the Bellman targets.
-        scale: their running standard deviation.
+        spread: their running standard deviation.
+        largest: n-step reward seen, by size.
         mass: of the running averages; 0 as long as there is no unit, where returns are as they are.
     """
 
     location: Array
-    scale: Array
+    spread: Array
+    largest: Array
     mass: Array
+
+    @property
+    def scale(self) -> Float[Array, ""]:
+        """Return for each unit: the spread, unless that is less than rewards or float32 allow."""
+        seen = jnp.maximum(self.spread, LEAST_SPREAD * jnp.abs(self.location))
+        return jnp.maximum(seen, LEAST_REWARDS * self.largest)
 
 
 def no_unit() -> Unit:
     """Before any reward: `z` is the return."""
-    return Unit(jnp.zeros(()), jnp.ones(()), jnp.zeros(()))
+    return Unit(jnp.zeros(()), jnp.ones(()), jnp.zeros(()), jnp.zeros(()))
 
 
 def check(critic: Critic, rate: int | float) -> None:
@@ -58,15 +69,18 @@ def check(critic: Critic, rate: int | float) -> None:
     critic.rescaled_head(Head(zeros[None], zeros), jnp.zeros(()), jnp.ones(()))  # or it raises
 
 
-def moved(unit: Unit, returns: Float[Array, " batch"], rate: int | float) -> Unit:
+def moved(
+    unit: Unit, rewards: Float[Array, " batch"], returns: Float[Array, " batch"], rate: int | float
+) -> Unit:
     """The unit after a batch: running mean and standard deviation, unbiased from the first on."""
     mass = unit.mass + rate * (1 - unit.mass)
     share = rate / mass
     distance = jnp.mean(returns) - unit.location
     location = unit.location + share * distance
-    variance = (1 - share) * (jnp.square(unit.scale) + share * jnp.square(distance))
-    scale = jnp.sqrt(variance + share * jnp.var(returns))
-    return Unit(location, jnp.maximum(scale, LEAST_SPREAD * jnp.abs(location)), mass)
+    variance = (1 - share) * (jnp.square(unit.spread) + share * jnp.square(distance))
+    spread = jnp.sqrt(variance + share * jnp.var(returns))
+    largest = jnp.maximum(unit.largest, jnp.max(jnp.abs(rewards)))
+    return Unit(location, spread, largest, mass)
 
 
 def change_unit(critic: Affine, head: Head, old: Unit, new: Unit) -> Head:
@@ -102,7 +116,7 @@ def keep_up(
     # What networks say before there is a unit is noise of no unit: it must not become one.
     returns = batch.rewards + jnp.where(known, batch.discounts * bootstrapped, 0.0)
     there_is_one = known | jnp.any(jnp.abs(batch.rewards) > LEAST_REWARD)
-    unit = _where(there_is_one, moved(online.unit, returns, rate), online.unit)
+    unit = _where(there_is_one, moved(online.unit, batch.rewards, returns, rate), online.unit)
     head = _where(known, change_unit(critic, online.head, online.unit, unit), online.head)
     online = online._replace(head=head, unit=unit)
     target = target._replace(unit=_where(known, target.unit, unit))
