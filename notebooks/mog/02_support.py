@@ -63,7 +63,7 @@ chosen = {"seeds": seeds, "updates": updates, "rollouts": rollouts, "steps": ste
 knobs = lab.knobs(profile, sizes, episodes=episodes, arms=arms, **chosen)
 settings = {name: value for name, value in vars(knobs).items() if name not in ("seeds", "arms")}
 settings |= {"scales": scales, "learning_rate": learning_rate, "task": task, "hold": hold}
-experiment = lab.Experiment("mog/02_support", version=2, profile=profile)
+experiment = lab.Experiment("mog/02_support", version=1, profile=profile, revised={"mended": 2})
 tags = [f"x{scale:g}" for scale in scales]
 
 # %% [markdown]

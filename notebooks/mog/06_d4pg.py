@@ -45,7 +45,7 @@ chosen = {"seeds": seeds, "steps": steps, "episodes": episodes}
 knobs = lab.knobs(profile, sizes, tasks=tasks, arms=arms, **chosen)
 settings = {"steps": knobs.steps, "episodes": knobs.episodes, "tasks": knobs.tasks}
 settings |= {"learning_rate": learning_rate}
-experiment = lab.Experiment("mog/06_d4pg", version=2, profile=profile)
+experiment = lab.Experiment("mog/06_d4pg", version=1, profile=profile, revised={"mended": 2})
 
 # %% [markdown]
 # ## The idea in one equation

@@ -143,7 +143,8 @@ def test_scalar_loss_is_the_plain_one_over_the_unit_squared():
     after, metrics = step(learner(Scalar(), **QUICK), state, batch())
     networks_of = state.online.critic, state.target.critic
     online, target = (
-        n._replace(head=Scalar().rescaled_head(n.head, n.unit.location, n.unit.scale), unit=None) for n in networks_of
+        n._replace(head=Scalar().rescaled_head(n.head, n.unit.location, n.unit.scale), unit=None)
+        for n in networks_of
     )
     state = state._replace(
         online=state.online._replace(critic=online),

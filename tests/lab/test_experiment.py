@@ -87,6 +87,15 @@ def test_a_change_of_version_data_or_parameter_is_computed(set_session, settings
     assert len(measure.calls) == 2
 
 
+def test_only_the_arms_that_were_revised_are_computed(set_session):
+    set_session()
+    _experiment().run(Measure(), arms=ARMS, seeds=2)
+    measure = Measure()
+    runs = _experiment(revised={"dist*": 2}).run(measure, arms=ARMS, seeds=2)
+    assert measure.calls == [("distilled", 0), ("distilled", 1)]
+    assert {r.arm: r.version for r in runs.records} == {"scratch": 1, "distilled": 2}
+
+
 def test_a_digest_of_found_data_is_in_the_passport_but_not_in_the_key(set_session):
     set_session()
 

@@ -6,6 +6,7 @@ those computed just now, so a picture cannot depend on what only exists while co
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -39,15 +40,26 @@ class Experiment:
         version: raise it when the measurement changes, so that older records are not replayed.
         profile: names the folder of pictures; no part of a record's key.
         data: digest of the data that runs depend on, if any.
+        revised: versions of arms whose measurement alone has changed, by shell pattern, such as
+            `{"*+mixture": 2}`; what was measured of the others stays valid.
     """
 
-    def __init__(self, name: str, *, version: int, profile: str, data: str | None = None):
+    def __init__(
+        self,
+        name: str,
+        *,
+        version: int,
+        profile: str,
+        data: str | None = None,
+        revised: Mapping[str, int] | None = None,
+    ):
         if profile not in PROFILES:
             raise ValueError(
                 f"profile is one of {list(PROFILES)}; got {profile!r}{nearest(profile, PROFILES)}"
             )
         Identity(experiment=name, version=version, arm="any", seed=0, params={}, data=data)
         self.name, self.version, self.profile, self.data = name, version, profile, data
+        self.revised = dict(revised or {})
         self.runs: Runs | None = None
 
     def run(
@@ -132,7 +144,7 @@ class Experiment:
     def _identity(self, arm: str, seed: int, params: Mapping[str, Any]) -> Identity:
         return Identity(
             experiment=self.name,
-            version=self.version,
+            version=next((v for p, v in self.revised.items() if fnmatchcase(arm, p)), self.version),
             arm=arm,
             seed=seed,
             params=params,
