@@ -4,6 +4,8 @@ PROFILE ?= laptop
 PORT ?= 8888
 NOTEBOOKS := $(wildcard notebooks/*.ipynb notebooks/*/*.ipynb)
 RUN := PATH="$(CURDIR)/.venv/bin:$$PATH"
+# As the runner has it (`lib/matchbook/lab/runner.py` says why).
+KEEP_MEMORY := MALLOC_ARENA_MAX=1 MALLOC_MMAP_THRESHOLD_=8589934592 MALLOC_TRIM_THRESHOLD_=17179869184
 REPLAY := MATCHBOOK_SESSION='{"replay": ["published"], "recorded": true, "runs": "$(CURDIR)/runs/nbval", "batch": true}'
 
 .PHONY: setup test lint types unit notebooks reproduce figures lab bench lock clean
@@ -39,10 +41,10 @@ figures: setup
 	@$(RUN) matchbook figures
 
 lab: setup
-	@$(RUN) jupyter lab --port $(PORT) notebooks
+	@$(RUN) $(KEEP_MEMORY) jupyter lab --port $(PORT) notebooks
 
 bench: setup
-	@$(RUN) python -m bench
+	@$(RUN) $(KEEP_MEMORY) python -m bench
 
 # After a change of dependencies: lock again, export the requirement files from the lock, then sync.
 lock:

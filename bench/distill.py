@@ -42,8 +42,9 @@ def interleaved(functions: Mapping[str, Callable[[], object]]) -> dict[str, floa
 
 def measured() -> dict[str, float]:
     """Seconds of a step from scratch, of the teacher's forward to logits, and of both in one."""
-    graph, weights = distill.new_model(gemma.CONFIG, seed=0)
-    teacher_graph, teacher_weights = distill.new_model(TEACHER, seed=1)
+    config = gemma.CONFIG
+    graph, weights = distill.new_model(config, seed=0, unroll=config.num_pairs)
+    teacher_graph, teacher_weights = distill.new_model(TEACHER, seed=1, unroll=TEACHER.num_pairs)
     optimizer, rows = distill.adamw(1e-4, 100), gemma.batch()
     state = distill.train_state(weights, optimizer)
     teacher = distill.frozen_teacher(teacher_graph, teacher_weights)

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from dm_control import suite
+from scipy.stats import ks_2samp
 
 from matchbook.control import environments
 from matchbook.control.environments.interface import flatten
@@ -55,6 +56,22 @@ def test_motion_is_dm_controls(domain, task):
             )
             np.testing.assert_allclose(steps.rewards[1], truth.reward, atol=1e-3)
     assert not np.array_equal(steps.observations, steps.next_observations)
+
+
+@pytest.mark.parametrize("task", ["cartpole-swingup", "reacher-easy", "walker-walk"])
+def test_episodes_begin_as_dm_controls_do(task):
+    """Each number of a first observation: the same law, by the two-sample test of Kolmogorov and
+    Smirnov. Numbers that never vary are equal.
+    """
+    starts = 300
+    ours = environments.load_environments(task, starts).reset(0).astype(np.float64)
+    theirs = suite.load(*task.split("-"), task_kwargs={"random": 0})
+    theirs = np.stack([flatten(theirs.reset().observation) for _ in range(starts)])
+    for one, other in zip(ours.T, theirs.T, strict=True):
+        if np.ptp(other) < 1e-6:
+            np.testing.assert_allclose(one, other, atol=1e-5)
+        else:
+            assert ks_2samp(one, other).pvalue > 1e-4
 
 
 def test_going_back_starts_new_episodes_and_says_so():

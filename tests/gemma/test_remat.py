@@ -1,4 +1,4 @@
-"""Rematerialisation: the same numbers, less memory, and programs that do not grow with depth."""
+"""Rematerialisation and unrolling: the same numbers; less memory; what grows with depth."""
 
 import dataclasses
 from functools import cache
@@ -29,9 +29,9 @@ QUICK_COMPILE = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensiv
 TOKENS = np.random.default_rng(0).integers(0, 24, (2, TIME)).astype(np.int32)
 
 
-def value_and_gradient(remat, config=CONFIG):
+def value_and_gradient(remat, config=CONFIG, unroll=1):
     """Of a loss that weighs every logit differently, as a jitted function of weights and tokens."""
-    graph, _ = abstract_model(config, remat=remat, attention="dense")
+    graph, _ = abstract_model(config, remat=remat, unroll=unroll, attention="dense")
 
     def loss(weights, tokens):
         logits = nnx.merge(graph, weights)(tokens)
@@ -41,10 +41,10 @@ def value_and_gradient(remat, config=CONFIG):
 
 
 @cache
-def compiled(remat):
+def compiled(remat, unroll=1):
     _, weights = abstract_model(CONFIG)
     tokens = jax.ShapeDtypeStruct(TOKENS.shape, jnp.int32)
-    return value_and_gradient(remat).lower(weights, tokens).compile()
+    return value_and_gradient(remat, unroll=unroll).lower(weights, tokens).compile()
 
 
 @cache
@@ -53,10 +53,12 @@ def weights():
     return nnx.to_pure_dict(nnx.state(model))
 
 
-@pytest.mark.parametrize("remat", [name for name in REMAT if name != "none"])
-def test_values_and_gradients_are_those_without(remat):
+@pytest.mark.parametrize(
+    ("remat", "unroll"), [*((name, 1) for name in REMAT if name != "none"), ("none", 2), ("pair", 2)]
+)
+def test_values_and_gradients_are_those_without(remat, unroll):
     expected, expected_gradient = compiled("none")(weights(), jnp.asarray(TOKENS))
-    value, gradient = compiled(remat)(weights(), jnp.asarray(TOKENS))
+    value, gradient = compiled(remat, unroll)(weights(), jnp.asarray(TOKENS))
     assert float(value) == pytest.approx(float(expected), rel=1e-6)
     assert max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(expected_gradient)) > 1e-3
     for ours, theirs in zip(jax.tree.leaves(gradient), jax.tree.leaves(expected_gradient)):
@@ -86,6 +88,17 @@ def test_programs_do_not_grow_with_depth(remat):
     assert length(46) <= 1.05 * length(2)
 
 
+def test_with_all_pairs_in_a_turn_there_is_no_loop():
+    tokens = jax.ShapeDtypeStruct(TOKENS.shape, jnp.int32)
+    _, shapes = abstract_model(CONFIG)
+    once, all_pairs = (
+        value_and_gradient("none", unroll=unroll).lower(shapes, tokens).as_text()
+        for unroll in (1, CONFIG.num_pairs)
+    )
+    assert once.count("stablehlo.while") == 2  # forward and backward
+    assert all_pairs.count("stablehlo.while") == 0
+
+
 def test_the_policy_is_static_and_shown():
     graphs = {name: abstract_model(CONFIG, remat=name)[0] for name in REMAT}
     assert len(set(graphs.values())) == len(REMAT)
@@ -96,3 +109,5 @@ def test_the_policy_is_static_and_shown():
 def test_unknown_policies_are_refused_with_the_known_ones():
     with pytest.raises(ValueError, match=r"remat: .*'none', 'dots', 'pair', 'layer'.*'full'"):
         Transformer(CONFIG, rngs=nnx.Rngs(0), remat="full")
+    with pytest.raises(ValueError, match=r"unroll: .*at least 1.*got 0"):
+        Transformer(CONFIG, rngs=nnx.Rngs(0), unroll=0)

@@ -84,7 +84,7 @@ def new_model(config: Gemma2Config, seed: int, **options: Any) -> tuple[nnx.Grap
     """A model's static part, and its initial weights as nested dicts of float32 arrays.
 
     ``nnx.merge(graph, weights)`` is the model again. `options` are `Transformer`'s: `dtype` of the
-    activations (bfloat16 with float32 weights is mixed precision), `remat`, `attention`.
+    activations (bfloat16 with float32 weights is mixed precision), `remat`, `attention`, `unroll`.
     """
     return static_part(config, **options), _initial_weights(config, jax.random.key(seed))
 

@@ -157,9 +157,11 @@ class Transformer(nnx.Module):
         and most work last: "none", "dots" (attention, norms and gates again), "pair", "layer" (all
         layers again; "pair" keeps fewer streams, "layer" redoes less at a time).
       attention: which implementation of `attention`; None for the one chosen for the device.
+      unroll: pairs that one turn of the scan holds. With all of them there is no loop, nothing is
+        copied into stacks for the backward pass, and compile time grows with depth.
 
     Raises:
-      ValueError: an unknown `remat`.
+      ValueError: an unknown `remat`, or an `unroll` below 1.
     """
 
     def __init__(
@@ -171,12 +173,15 @@ class Transformer(nnx.Module):
         param_dtype: DTypeLike = jnp.float32,
         remat: str = "none",
         attention: str | None = None,
+        unroll: int = 1,
     ):
         if remat not in REMAT:
             raise ValueError(f"remat: expected one of {list(REMAT)}, got {remat!r}")
+        if unroll < 1:
+            raise ValueError(f"unroll: expected at least 1 pair a turn, got {unroll}")
         options = {"rngs": rngs, "dtype": dtype, "param_dtype": param_dtype}
         self.config = config
-        self.remat = remat
+        self.remat, self.unroll = remat, unroll
         self.embedder = Embedder(config, **options)
         self.pairs = LayerPair(
             config, **options, remat=remat, attention=attention, stack=(config.num_pairs,)
@@ -237,7 +242,8 @@ class Transformer(nnx.Module):
             where = {"rotation": rotation, "positions": positions, "segments": segments}
             return pair(x, **where, attend=attend), None
 
-        x, _ = jax.lax.scan(step, gathered(self.embedder).encode(tokens), stacked)
+        x = gathered(self.embedder).encode(tokens)
+        x, _ = jax.lax.scan(step, x, stacked, unroll=self.unroll)
         return self.final_norm(x)
 
     def unembed(self, hidden: Float[Array, "*batch embed"]) -> Float[Array, "*batch vocab"]:
