@@ -194,6 +194,20 @@ def test_likelihood_gradients_of_samples_are_unbiased_and_those_of_w1_are_not():
         assert abs(bias["wasserstein"]) > 0.1
 
 
+@pytest.mark.parametrize("discount", [0.5, 0.9, 1.0])
+def test_a_backup_shrinks_w1_by_the_discount_and_the_divergence_not_at_all(discount):
+    left = facts.backed_up_distances(reward=-3.0, discount=discount)
+    assert left["w1"] == pytest.approx(discount, rel=1e-9)
+    assert left["kl"] == pytest.approx(1.0, rel=1e-9)
+    law, rng = facts._divergence_and_w1(0.0, 1.0), np.random.default_rng(0)
+    draws = []
+    for one in (facts.NEXT, facts.MODEL):
+        weights = np.exp(np.float64(one.logits)) / np.exp(np.float64(one.logits)).sum()
+        which = rng.choice(3, size=200_000, p=weights)
+        draws.append(rng.normal(one.means[which], one.scales[which]))
+    assert law["w1"] == pytest.approx(scipy.stats.wasserstein_distance(*draws), rel=0.02)
+
+
 def test_the_optimum_scales_with_the_reward():
     for factor in (0.01, 3.0, 100.0):
         assert facts.scale_equivariance(factor)["error"] < 2e-5

@@ -54,7 +54,8 @@ def weights():
 
 
 @pytest.mark.parametrize(
-    ("remat", "unroll"), [*((name, 1) for name in REMAT if name != "none"), ("none", 2), ("pair", 2)]
+    ("remat", "unroll"),
+    [*((name, 1) for name in REMAT if name != "none"), ("none", 2), ("pair", 2)],
 )
 def test_values_and_gradients_are_those_without(remat, unroll):
     expected, expected_gradient = compiled("none")(weights(), jnp.asarray(TOKENS))

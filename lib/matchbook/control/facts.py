@@ -44,6 +44,7 @@ def theory(seed: int) -> tuple[Numbers, Curves]:
         "k1": facts.single_component(seed),
         "gradient": facts.sampled_gradient(keys[2]),
         "coin": facts.bernoulli_bias(truth=0.6, model=0.5, samples=4),
+        "contraction": facts.backed_up_distances(reward=0.7, discount=0.9),
         "equivariance": facts.scale_equivariance(100.0),
         "estep": closed_forms.quadratic_e_step(2.0, 1.0, 0.1)._asdict(),
         "mstep": {f"eps{e}": closed_forms.max_mean_step(e, 0.5) for e in (0.01, 0.0025)},

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 # Seconds for a whole notebook, unless --timeout says otherwise: several times what one takes.
 TIME_LIMITS = {"smoke": 600, "laptop": 8 * 3600, "gpu": 4 * 3600, "paper": 14 * 24 * 3600}
 # XLA on a CPU takes its buffers from malloc, step by step, and glibc gives large ones back to the
-# system each time: a training step of 36 M parameters then spent a fifth of its time on page faults.
+# system each time: a training step of 36 M parameters spent a fifth of its time on page faults.
 _KEEP_MEMORY = {
     "MALLOC_ARENA_MAX": "1",  # others than the main one hand all that is large to mmap
     "MALLOC_MMAP_THRESHOLD_": str(8 * 2**30),
