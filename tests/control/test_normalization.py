@@ -1,5 +1,7 @@
 """Units of return: statistics against NumPy, predictions kept, and free of the reward's scale."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,13 +18,13 @@ CRITICS = pytest.mark.parametrize("critic", [MIXTURE, Scalar(), Quantile(num_qua
 QUICK = {"target_policy_period": 2, "target_critic_period": 2, "learning_rate": 1e-2}
 QUICK_D4PG = {"target_period": 2, "learning_rate": 1e-2}
 
-moved = jax.jit(normalization.moved, static_argnums=3, compiler_options=FAST)
+moved = jax.jit(normalization.moved, static_argnums=2, compiler_options=FAST)
 keep_up = jax.jit(normalization.keep_up, static_argnums=(0, 4), compiler_options=FAST)
 returns = jax.jit(networks.returns, static_argnums=0, compiler_options=FAST)
 
 
-def unit(location, spread, mass=0.5, largest=0.0):
-    return Unit(*(jnp.asarray(x, jnp.float32) for x in (location, spread, largest, mass)))
+def unit(location, spread, mass=0.5, least=0.0):
+    return Unit(*(jnp.asarray(x, jnp.float32) for x in (location, spread, least, mass)))
 
 
 def with_units(state, online, target):
@@ -54,7 +56,7 @@ def test_running_mean_and_spread_are_those_of_weighted_samples():
     batches = [rng.normal(5 + i, 1 + i, size=16) for i in range(3)]
     now = normalization.no_unit()
     for values in batches:
-        now = moved(now, jnp.zeros(16), jnp.asarray(values, jnp.float32), rate)
+        now = moved(now, jnp.asarray(values, jnp.float32), rate)
     weights = np.repeat([0.9**2, 0.9, 1.0], 16)
     values = np.concatenate(batches)
     mean = np.average(values, weights=weights)
@@ -64,22 +66,28 @@ def test_running_mean_and_spread_are_those_of_weighted_samples():
 
 
 def test_equal_returns_have_a_unit_too():
-    now = moved(normalization.no_unit(), jnp.zeros(8), jnp.full(8, 50.0), 0.1)
+    now = moved(normalization.no_unit(), jnp.full(8, 50.0), 0.1)
     np.testing.assert_allclose([now.location, now.scale], [50.0, 0.05], rtol=1e-6)
 
 
-def test_a_unit_holds_three_of_the_largest_rewards_seen():
-    """Rare rewards leave values level; the largest stays known when it is gone from the batches."""
-    now = unit(0.5, 0.01)
-    rare, none = jnp.zeros(8).at[3].set(-0.7), jnp.zeros(8)
-    now = moved(now, rare, 0.5 + 0.02 * rare, 0.1)
-    np.testing.assert_allclose(now.scale, 2.1, rtol=1e-6)
-    assert float(now.spread) < 0.02
-    for _ in range(3):
-        now = moved(now, none, none + 0.5, 0.1)
-    np.testing.assert_allclose(now.scale, 2.1, rtol=1e-6)
-    wide = moved(now, none, jnp.linspace(-99.0, 99.0, 8), 0.9)
-    np.testing.assert_allclose(wide.scale, wide.spread, rtol=1e-6)
+def test_a_critic_can_ask_for_units_that_no_reward_exceeds():
+    """Rare rewards leave values level; the largest stays known when it is gone from the batches,
+    and counts for nothing where returns are spread further.
+    """
+    critic = dataclasses.replace(MIXTURE, least_unit=3)
+    state, data = with_units(fresh(learner(critic)), unit(0.5, 0.01), unit(0.5, 0.01)), batch()
+    values, silent = jnp.zeros((4, 8)), jnp.zeros(8)
+    rare = data._replace(rewards=silent.at[3].set(-0.7), discounts=silent)
+    after = keep_up(critic, state, rare, values, 0.1)
+    assert float(after.online.critic.unit.spread) < 0.3
+    np.testing.assert_allclose(after.online.critic.unit.scale, 2.1, rtol=1e-6)
+    after = keep_up(critic, after, rare._replace(rewards=silent), values, 0.1)
+    np.testing.assert_allclose(after.online.critic.unit.scale, 2.1, rtol=1e-6)
+    wide = rare._replace(rewards=silent, discounts=silent + 1)
+    after = keep_up(critic, after, wide, values + jnp.linspace(-99.0, 99.0, 8), 0.9)
+    assert float(after.online.critic.unit.scale) == float(after.online.critic.unit.spread) > 9
+    plain = keep_up(MIXTURE, state, rare, values, 0.1).online.critic.unit
+    assert float(plain.scale) == float(plain.spread)
 
 
 @CRITICS
@@ -114,7 +122,7 @@ def test_moving_the_unit_moves_no_prediction(critic):
     old, new = state.online.critic.unit, after.online.critic.unit
     assert abs(float(new.scale) / float(old.scale) - 1) > 0.1
     targets = 100 * data.rewards + data.discounts * (5 * values.mean(0) - 2)
-    for ours, expected in zip(new, moved(old, 100 * data.rewards, targets, 0.1), strict=True):
+    for ours, expected in zip(new, moved(old, targets, 0.1), strict=True):
         np.testing.assert_allclose(ours, expected, rtol=1e-4)
     means = [
         u.location + u.scale * critic.mean(returns(critic, n, data.observations, data.actions))
@@ -174,8 +182,13 @@ def distance(one, other):
 
 @pytest.mark.parametrize(
     "one",
-    [learner(MIXTURE, **QUICK), learner(Scalar(), **QUICK), learner(Scalar(), d4pg, **QUICK_D4PG)],
-    ids=["mixture", "scalar", "d4pg"],
+    [
+        learner(MIXTURE, **QUICK),
+        learner(dataclasses.replace(MIXTURE, least_unit=10), **QUICK),
+        learner(Scalar(), **QUICK),
+        learner(Scalar(), d4pg, **QUICK_D4PG),
+    ],
+    ids=["mixture", "mixture, least unit", "scalar", "d4pg"],
 )
 def test_policies_do_not_depend_on_the_scale_of_rewards(one):
     """Rewards times 1/100, 1 and 100, through the first reward and copies of the targets: the same
@@ -208,8 +221,7 @@ def test_before_the_first_reward_there_is_no_unit():
     data = batch(2)
     state, _ = step(one, state, data)
     first, rewards = state.online.critic.unit, np.asarray(data.rewards, np.float64)
-    expected = [rewards.mean(), rewards.std(), np.abs(rewards).max()]
-    np.testing.assert_allclose([first.location, first.spread, first.largest], expected, 1e-5)
+    np.testing.assert_allclose([first.location, first.scale], [rewards.mean(), rewards.std()], 1e-5)
 
 
 def test_what_cannot_be_rescaled_is_refused():
@@ -219,6 +231,8 @@ def test_what_cannot_be_rescaled_is_refused():
         d4pg(MixtureOfGaussians(), normalization_rate=1e-3)
     with pytest.raises(ValueError, match=r"in \(0, 1\]"):
         dmpo(Scalar(), normalization_rate=0)
+    with pytest.raises(ValueError, match="least_unit must not be negative, got -1"):
+        MixtureOfGaussians(least_unit=-1)
 
 
 def test_a_fresh_learner_has_units_only_if_asked():

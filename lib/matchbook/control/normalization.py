@@ -4,9 +4,9 @@ PopArt (van Hasselt et al. 2016) for return distributions. The mixture of Shahri
 needs no support, but its initial widths, Adam's steps and the temperature of the E-step are lengths
 in units of return. Unusual: as long as every reward was below `LEAST_REWARD` there is no unit, and
 the first one is taken from rewards alone; so rewards times any factor that leaves them above it
-lead to the same policies from the first step. And a unit is never small beside a reward: where
-rewards are rare, values hardly differ, and in units of their spread a reward would lie so far out
-that the critic cannot follow.
+lead to the same policies from the first step. And a critic may ask for a unit that is never small
+beside a reward (`least_unit`): where rewards are rare, values hardly differ, and in units of their
+spread a reward lies so far out that a likelihood cannot follow.
 """
 
 from typing import Any, NamedTuple
@@ -20,7 +20,6 @@ from matchbook.control.transitions import Transition
 from matchbook.critics import Affine, Critic, Head, Target
 
 LEAST_SPREAD = 1e-3  # of returns, as a share of how large they are: float32 can see no less
-LEAST_REWARDS = 3  # in a unit, of the largest n-step reward seen
 LEAST_REWARD = 1e-6  # less is none: dm-control's fade with distance to 1e-30, whose square is 0
 
 
@@ -30,20 +29,19 @@ class Unit(NamedTuple):
     Arguments:
         location: running mean of the Bellman targets.
         spread: their running standard deviation.
-        largest: n-step reward seen, by size.
+        least: what the scale must not fall below, as the critic's `least_unit` has it.
         mass: of the running averages; 0 as long as there is no unit, where returns are as they are.
     """
 
     location: Array
     spread: Array
-    largest: Array
+    least: Array
     mass: Array
 
     @property
     def scale(self) -> Float[Array, ""]:
-        """Return for each unit: the spread, unless that is less than rewards or float32 allow."""
-        seen = jnp.maximum(self.spread, LEAST_SPREAD * jnp.abs(self.location))
-        return jnp.maximum(seen, LEAST_REWARDS * self.largest)
+        """Return for each unit."""
+        return jnp.maximum(self.spread, self.least)
 
 
 def no_unit() -> Unit:
@@ -70,17 +68,22 @@ def check(critic: Critic, rate: int | float) -> None:
 
 
 def moved(
-    unit: Unit, rewards: Float[Array, " batch"], returns: Float[Array, " batch"], rate: int | float
+    unit: Unit,
+    returns: Float[Array, " batch"],
+    rate: int | float,
+    least: Float[Array, ""] | float = 0.0,
 ) -> Unit:
-    """The unit after a batch: running mean and standard deviation, unbiased from the first on."""
+    """The unit after a batch: running mean and standard deviation, unbiased from the first on; and
+    the largest of all that was asked for as its `least`.
+    """
     mass = unit.mass + rate * (1 - unit.mass)
     share = rate / mass
     distance = jnp.mean(returns) - unit.location
     location = unit.location + share * distance
     variance = (1 - share) * (jnp.square(unit.spread) + share * jnp.square(distance))
     spread = jnp.sqrt(variance + share * jnp.var(returns))
-    largest = jnp.maximum(unit.largest, jnp.max(jnp.abs(rewards)))
-    return Unit(location, spread, largest, mass)
+    spread = jnp.maximum(spread, LEAST_SPREAD * jnp.abs(location))
+    return Unit(location, spread, jnp.maximum(unit.least, least), mass)
 
 
 def change_unit(critic: Affine, head: Head, old: Unit, new: Unit) -> Head:
@@ -115,8 +118,9 @@ def keep_up(
     bootstrapped = in_units_of_return(jnp.mean(next_values, axis=0), target.unit)
     # What networks say before there is a unit is noise of no unit: it must not become one.
     returns = batch.rewards + jnp.where(known, batch.discounts * bootstrapped, 0.0)
+    least = critic.least_unit * jnp.max(jnp.abs(batch.rewards))
     there_is_one = known | jnp.any(jnp.abs(batch.rewards) > LEAST_REWARD)
-    unit = _where(there_is_one, moved(online.unit, batch.rewards, returns, rate), online.unit)
+    unit = _where(there_is_one, moved(online.unit, returns, rate, least), online.unit)
     head = _where(known, change_unit(critic, online.head, online.unit, unit), online.head)
     online = online._replace(head=head, unit=unit)
     target = target._replace(unit=_where(known, target.unit, unit))
