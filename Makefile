@@ -41,10 +41,10 @@ figures: setup
 	@$(RUN) matchbook figures
 
 lab: setup
-	@$(RUN) $(KEEP_MEMORY) jupyter lab --port $(PORT) notebooks
+	@$(KEEP_MEMORY) $(RUN) jupyter lab --port $(PORT) notebooks
 
 bench: setup
-	@$(RUN) $(KEEP_MEMORY) python -m bench
+	@$(KEEP_MEMORY) $(RUN) python -m bench
 
 # After a change of dependencies: lock again, export the requirement files from the lock, then sync.
 lock:
