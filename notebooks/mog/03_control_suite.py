@@ -198,7 +198,7 @@ if gaps:
 # %% [markdown]
 # ## How long does it take?
 #
-# Seconds from scratch, compilation and evaluations included, for the slowest seed, on one core each.
+# Seconds from scratch, compilation and evaluations included, for the slowest seed, on one core.
 # They are those of the machine in each record's passport: the mixture's runs were made on another
 # processor than the others', so compare down the columns, not across.
 
@@ -237,8 +237,8 @@ experiment.report(numbers | {f"seconds.{arm}": value for arm, value in seconds.i
 # long as its unit of return was the spread of returns alone and its components could become as
 # narrow as they liked. Now a unit is at least five of the largest rewards, and no component is
 # narrower than about a third of one: of six settings that were tried, the one that learned of rare
-# rewards without blurring frequent ones (`bench/log.md`). It was chosen on seeds that had failed and
-# on a few of reacher and cartpole, so this figure shows that it works, and is no test on fresh
+# rewards without blurring frequent ones (`bench/log.md`). It was chosen on seeds that had failed
+# and on a few of reacher and cartpole, so this figure shows that it works, and is no test on fresh
 # seeds. Why it works is a guess: a reward that lies many widths away from all returns so far is
 # clipped to almost nothing. The scalar critic, which failed on two of five point masses, was not
 # given the same help.
