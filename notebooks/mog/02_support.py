@@ -80,7 +80,8 @@ tags = [f"x{scale:g}" for scale in scales]
 # we try three mixtures. `mixture` is the paper's: its components begin 0.001 wide. `mixture_wide`
 # is the same with components 1 wide. `mended` has a unit of its own: running mean and standard
 # deviation of the Bellman targets, in which the head speaks, corrected whenever the unit moves, so
-# that no prediction changes (PopArt, van Hasselt et al. 2016, for laws of returns).
+# that no prediction changes (PopArt, van Hasselt et al. 2016, for laws of returns). The unit is at
+# least five of the largest rewards seen (`mog/03_control_suite` says why).
 #
 # ## The critics
 #
@@ -364,7 +365,8 @@ experiment.report(numbers)
 # simulator and the next. Not only the critic knows a unit: the temperature of DMPO's policy
 # improvement begins at 10 in the rewards' unit, for C51 too, so a diagonal of equal numbers is not
 # to be expected. In the mended agent it acts in the critic's unit. The mended mixture is not free
-# of all settings: how fast its unit moves is one, and it was not tuned here.
+# of all settings: how fast its unit moves is one, how small it may be another, and neither was
+# tuned here.
 #
 # ## What to try next
 #
