@@ -84,7 +84,7 @@ def test_a_critic_can_ask_for_units_that_no_reward_exceeds():
     after = keep_up(critic, after, rare._replace(rewards=silent), values, 0.1)
     np.testing.assert_allclose(after.online.critic.unit.scale, 2.1, rtol=1e-6)
     wide = rare._replace(rewards=silent, discounts=silent + 1)
-    after = keep_up(critic, after, wide, values + jnp.linspace(-99.0, 99.0, 8)[None], 0.9)
+    after = keep_up(critic, after, wide, values + jnp.linspace(-9e3, 9e3, 8)[None], 0.9)
     assert float(after.online.critic.unit.scale) == float(after.online.critic.unit.spread) > 9
     plain = keep_up(MIXTURE, state, rare, values, 0.1).online.critic.unit
     assert float(plain.scale) == float(plain.spread)

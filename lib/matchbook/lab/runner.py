@@ -151,8 +151,8 @@ def _execute(
         import papermill
         from nbclient.exceptions import CellTimeoutError, DeadKernelError
         from papermill.exceptions import PapermillExecutionError
-    logging.getLogger("papermill").setLevel(logging.CRITICAL)
-    logging.getLogger("traitlets").setLevel(logging.CRITICAL)
+    for silent in ("papermill", "traitlets", "asyncio"):  # what matters is raised, and told by us
+        logging.getLogger(silent).setLevel(logging.CRITICAL)
     deadline = time.monotonic() + limit
     source, output = folder / "source.ipynb", folder / "executed.ipynb"
     convert(notebook, source)
