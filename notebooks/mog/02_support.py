@@ -52,7 +52,7 @@ from matchbook.control import (
     control_suite,
     swing_up,
 )
-from matchbook.control.presets import MENDED_MIXTURE
+from matchbook.control.presets import MENDED_MIXTURE, UNITS
 from matchbook.control.transitions import Transition
 from matchbook.critics import Categorical, MixtureOfGaussians
 from matchbook.lab import style
@@ -100,9 +100,9 @@ CRITICS["mixture_wide"] = MixtureOfGaussians(num_nodes=2, init_scale=1.0)
 
 
 # %%
-def rate(arm):
-    """How fast the unit of returns follows the targets; None: there is no unit."""
-    return 1e-3 if arm == "mended" else None
+def units(arm):
+    """How the unit of returns follows the targets; None: there is no unit."""
+    return UNITS if arm == "mended" else None
 
 
 # %% [markdown]
@@ -125,7 +125,7 @@ def truth():
 # %%
 def learn_values(arm, seed, scale, updates):
     about = {"observation_size": 3, "action_size": 1, "learning_rate": learning_rate}
-    one = PolicyEvaluation(critic=CRITICS[arm], normalization_rate=rate(arm), **about)
+    one = PolicyEvaluation(critic=CRITICS[arm], units=units(arm), **about)
     data = Transition(**swing_up.record(64, 200, seed))
     data = data._replace(rewards=np.float32(scale) * data.rewards)
     watch = {"evaluate": lambda s: judged(one, s, scale), "eval_every": max(1, updates // 10)}
@@ -168,7 +168,7 @@ schedule = Schedule(
 def learner(arm, like):
     return DMPO(
         observation_size=like.observation_size, action_size=like.action_size,
-        critic=CRITICS[arm], normalization_rate=rate(arm), policy_sizes=(64, 64),
+        critic=CRITICS[arm], units=units(arm), policy_sizes=(64, 64),
         critic_sizes=(64, 64), num_actions=5, learning_rate=learning_rate,
         target_policy_period=25, target_critic_period=50,
         region=TrustRegion(epsilon_mean=1e-2, epsilon_std=1e-5),

@@ -35,7 +35,7 @@ from IPython.display import Markdown, display
 
 from matchbook import lab
 from matchbook.control import D4PG, Agent, Schedule, control_suite, networks, normalization
-from matchbook.control.presets import MENDED_MIXTURE
+from matchbook.control.presets import MENDED_MIXTURE, UNITS
 from matchbook.critics import Categorical, MixtureOfGaussians, Quantile, Scalar
 from matchbook.lab import style
 from matchbook.lab.statistics import interquartile_mean
@@ -85,7 +85,7 @@ def learner(arm, environments):
         observation_size=environments.observation_size, action_size=environments.action_size,
         critic=CRITICS[arm], policy_sizes=(64, 64), critic_sizes=(64, 64), exploration=0.3,
         learning_rate=learning_rate, target_period=50,
-        normalization_rate=1e-3 if arm == "mended" else None,
+        units=UNITS if arm == "mended" else None,
     )  # fmt: skip
 
 

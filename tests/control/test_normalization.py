@@ -1,7 +1,5 @@
 """Units of return: statistics against NumPy, predictions kept, and free of the reward's scale."""
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,11 +8,12 @@ from learners import FAST, batch, d4pg, dmpo, norm, started, step
 
 from matchbook.control import networks, normalization
 from matchbook.control.learning import Networks
-from matchbook.control.normalization import Unit
+from matchbook.control.normalization import ReturnUnits, Unit
 from matchbook.critics import Categorical, MixtureOfGaussians, Quantile, Scalar
 
 MIXTURE = MixtureOfGaussians(widths="exp", estimator="quadrature", num_nodes=3, components=2)
 CRITICS = pytest.mark.parametrize("critic", [MIXTURE, Scalar(), Quantile(num_quantiles=5)])
+UNITS = ReturnUnits(rate=0.1)
 QUICK = {"target_policy_period": 2, "target_critic_period": 2, "learning_rate": 1e-2}
 QUICK_D4PG = {"target_period": 2, "learning_rate": 1e-2}
 
@@ -34,8 +33,8 @@ def with_units(state, online, target):
     return state._replace(online=online, target=target)
 
 
-def learner(critic, make=dmpo, **settings):
-    return make(critic, normalization_rate=0.1, **settings)
+def learner(critic, make=dmpo, units=UNITS, **settings):
+    return make(critic, units=units, **settings)
 
 
 def fresh(one):
@@ -74,19 +73,20 @@ def test_a_critic_can_ask_for_units_that_no_reward_exceeds():
     """Rare rewards leave values level; the largest stays known when it is gone from the batches,
     and counts for nothing where returns are spread further.
     """
-    critic = dataclasses.replace(MIXTURE, least_unit=3)
-    state, data = with_units(fresh(learner(critic)), unit(0.5, 0.01), unit(0.5, 0.01)), batch()
+    state, data = with_units(fresh(learner(MIXTURE)), unit(0.5, 0.01), unit(0.5, 0.01)), batch()
+    settings = ReturnUnits(rate=0.1, least=3)
     values, silent = jnp.zeros((4, 8)), jnp.zeros(8)
     rare = data._replace(rewards=silent.at[3].set(-0.7), discounts=silent)
-    after = keep_up(critic, state, rare, values, 0.1)
+    after = keep_up(MIXTURE, state, rare, values, settings)
     assert float(after.online.critic.unit.spread) < 0.3
     np.testing.assert_allclose(after.online.critic.unit.scale, 2.1, rtol=1e-6)
-    after = keep_up(critic, after, rare._replace(rewards=silent), values, 0.1)
+    after = keep_up(MIXTURE, after, rare._replace(rewards=silent), values, settings)
     np.testing.assert_allclose(after.online.critic.unit.scale, 2.1, rtol=1e-6)
     wide = rare._replace(rewards=silent, discounts=silent + 1)
-    after = keep_up(critic, after, wide, values + jnp.linspace(-9e3, 9e3, 8)[None], 0.9)
+    settings = ReturnUnits(rate=0.9, least=3)
+    after = keep_up(MIXTURE, after, wide, values + jnp.linspace(-9e3, 9e3, 8)[None], settings)
     assert float(after.online.critic.unit.scale) == float(after.online.critic.unit.spread) > 9
-    plain = keep_up(MIXTURE, state, rare, values, 0.1).online.critic.unit
+    plain = keep_up(MIXTURE, state, rare, values, UNITS).online.critic.unit
     assert float(plain.scale) == float(plain.spread)
 
 
@@ -111,14 +111,14 @@ def test_another_unit_leaves_every_prediction_as_it_is(critic):
         widths = [u.scale * (law.scales - floor) for law, u in ((before, old), (after, new))]
         np.testing.assert_allclose(*widths, rtol=1e-3)
         np.testing.assert_allclose(before.logits, after.logits, rtol=1e-5)
-    assert one.normalization_rate == 0.1
+    assert one.units == UNITS
 
 
 @CRITICS
 def test_moving_the_unit_moves_no_prediction(critic):
     state, data = with_units(fresh(learner(critic)), unit(1.0, 3.0), unit(-2.0, 5.0)), batch()
     values = jnp.asarray(np.random.default_rng(0).normal(size=(4, 8)), jnp.float32)
-    after = keep_up(critic, state, data._replace(rewards=100 * data.rewards), values, 0.1)
+    after = keep_up(critic, state, data._replace(rewards=100 * data.rewards), values, UNITS)
     old, new = state.online.critic.unit, after.online.critic.unit
     assert abs(float(new.scale) / float(old.scale) - 1) > 0.1
     targets = 100 * data.rewards + data.discounts * (5 * values.mean(0) - 2)
@@ -184,7 +184,7 @@ def distance(one, other):
     "one",
     [
         learner(MIXTURE, **QUICK),
-        learner(dataclasses.replace(MIXTURE, least_unit=10), **QUICK),
+        learner(MIXTURE, units=ReturnUnits(rate=0.1, least=10), **QUICK),
         learner(Scalar(), **QUICK),
         learner(Scalar(), d4pg, **QUICK_D4PG),
     ],
@@ -226,13 +226,13 @@ def test_before_the_first_reward_there_is_no_unit():
 
 def test_what_cannot_be_rescaled_is_refused():
     with pytest.raises(TypeError, match="Categorical"):
-        dmpo(Categorical(), normalization_rate=1e-3)
+        dmpo(Categorical(), units=UNITS)
     with pytest.raises(ValueError, match="'exp'"):
-        d4pg(MixtureOfGaussians(), normalization_rate=1e-3)
+        d4pg(MixtureOfGaussians(), units=UNITS)
     with pytest.raises(ValueError, match=r"in \(0, 1\]"):
-        dmpo(Scalar(), normalization_rate=0)
-    with pytest.raises(ValueError, match="least_unit must not be negative, got -1"):
-        MixtureOfGaussians(least_unit=-1)
+        ReturnUnits(rate=0)
+    with pytest.raises(ValueError, match="least must not be negative, got -1"):
+        ReturnUnits(least=-1)
 
 
 def test_a_fresh_learner_has_units_only_if_asked():

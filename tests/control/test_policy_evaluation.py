@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from learners import FAST
 
-from matchbook.control import LinearQuadratic, PolicyEvaluation, Reader
+from matchbook.control import LinearQuadratic, PolicyEvaluation, Reader, ReturnUnits
 from matchbook.control.policy_evaluation import FixedPolicyBatch
 from matchbook.control.transitions import Transition
 from matchbook.critics import MixtureOfGaussians, Scalar
@@ -54,7 +54,9 @@ def value_error(one, state, scale=1.0):
 
 
 def test_a_scalar_critic_learns_the_value_at_any_scale_in_its_unit():
-    one = PolicyEvaluation(critic=Scalar(), learning_rate=3e-3, normalization_rate=1e-2, **SMALL)
+    one = PolicyEvaluation(
+        critic=Scalar(), learning_rate=3e-3, units=ReturnUnits(rate=1e-2), **SMALL
+    )
     errors = [value_error(one, trained(one, scale), scale) for scale in (0.01, 100.0)]
     assert max(errors) < 0.35
     np.testing.assert_allclose(*errors, rtol=0.2)

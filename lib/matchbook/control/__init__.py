@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from matchbook.control.evaluation import episode_returns
     from matchbook.control.filming import Film, draw_strip, film, save_mp4, strip
     from matchbook.control.mpo import TrustRegion
+    from matchbook.control.normalization import ReturnUnits
     from matchbook.control.policy_evaluation import PolicyEvaluation, Reader
     from matchbook.control.presets import LAPTOP_SCHEDULE, laptop_learner
     from matchbook.control.replay import Replay
@@ -56,6 +57,7 @@ _HOME = {
     "Reader": "policy_evaluation",
     "Replay": "replay",
     "RescaledRewards": "environments",
+    "ReturnUnits": "normalization",
     "Schedule": "acting",
     "Transition": "transitions",
     "TrustRegion": "mpo",
@@ -93,6 +95,7 @@ __all__ = [
     "Reader",
     "Replay",
     "RescaledRewards",
+    "ReturnUnits",
     "Schedule",
     "Transition",
     "TrustRegion",

@@ -42,8 +42,8 @@ class D4PG:
         max_gradient_norm: of policy and critic, each.
         max_action_gradient: largest length of the value's gradient in an action.
         target_period: updates between hard copies of both networks into their targets.
-        normalization_rate: how fast the unit of returns follows the targets (`normalization`), such
-            as 1e-3; then the scale of rewards does not matter. None: no unit, as in Acme.
+        units: returns get a unit of their own that follows the targets (`normalization`), and the
+            scale of rewards does not matter. None: no unit, as in Acme.
     """
 
     observation_size: int
@@ -56,11 +56,11 @@ class D4PG:
     max_gradient_norm: int | float = 40.0
     max_action_gradient: int | float = 1.0
     target_period: int = 100
-    normalization_rate: int | float | None = None
+    units: normalization.ReturnUnits | None = None
 
     def __post_init__(self) -> None:
-        if self.normalization_rate is not None:
-            normalization.check(self.critic, self.normalization_rate)
+        if self.units is not None:
+            self.units.check(self.critic)
 
     def init(self, seed: int) -> State:
         """Fresh networks, with equal copies as targets."""
@@ -74,7 +74,7 @@ class D4PG:
             networks.init_deterministic_policy(policy_key, *sizes, self.policy_sizes),
             networks.init_critic_network(self.critic, critic_key, *sizes, self.critic_sizes),
         )
-        if self.normalization_rate is not None:
+        if self.units is not None:
             unit = normalization.no_unit()
             online = online._replace(critic=online.critic._replace(unit=unit))
         adam = self._optimizer
@@ -90,8 +90,8 @@ class D4PG:
             batch: leaves `[batch, ...]`.
         """
         following = self._following(state.target, batch.next_observations)
-        values, rate = self.critic.mean(following), self.normalization_rate
-        state = normalization.keep_up(self.critic, state, batch, values, rate)
+        values = self.critic.mean(following)
+        state = normalization.keep_up(self.critic, state, batch, values, self.units)
         target = normalization.bellman(
             batch, following, state.target.critic.unit, state.online.critic.unit
         )

@@ -65,8 +65,8 @@ class DMPO:
         max_gradient_norm: of policy and critic, each.
         target_policy_period: updates between hard copies of the policy into the one that acts.
         target_critic_period: the same for the critic that is bootstrapped from.
-        normalization_rate: how fast the unit of returns follows the targets (`normalization`), such
-            as 1e-3; then the scale of rewards does not matter. None: no unit, as in the paper.
+        units: returns get a unit of their own that follows the targets (`normalization`), and the
+            scale of rewards does not matter. None: no unit, as in the paper.
     """
 
     observation_size: int
@@ -82,11 +82,11 @@ class DMPO:
     max_gradient_norm: int | float = 40.0
     target_policy_period: int = 100
     target_critic_period: int = 100
-    normalization_rate: int | float | None = None
+    units: normalization.ReturnUnits | None = None
 
     def __post_init__(self) -> None:
-        if self.normalization_rate is not None:
-            normalization.check(self.critic, self.normalization_rate)
+        if self.units is not None:
+            self.units.check(self.critic)
 
     def init(self, seed: int) -> State:
         """Fresh networks, with equal copies as targets."""
@@ -101,7 +101,7 @@ class DMPO:
             networks.init_gaussian_policy(policy_key, *sizes, self.policy_sizes),
             networks.init_critic_network(self.critic, critic_key, *sizes, self.critic_sizes),
         )
-        if self.normalization_rate is not None:
+        if self.units is not None:
             unit = normalization.no_unit()
             online = online._replace(critic=online.critic._replace(unit=unit))
         duals, adam = mpo.init_duals(self.action_size), self._optimizer
@@ -127,8 +127,7 @@ class DMPO:
         """
         action_key, loss_key = jax.random.split(jax.random.fold_in(state.key, state.step))
         drawn = self._draw(state.target, batch.next_observations, action_key)
-        rate = self.normalization_rate
-        state = normalization.keep_up(self.critic, state, batch, drawn.values, rate)
+        state = normalization.keep_up(self.critic, state, batch, drawn.values, self.units)
         behind, unit = state.target.critic.unit, state.online.critic.unit
         target = normalization.bellman(batch, drawn.returns, behind, unit)
         losses = partial(self._losses, batch=batch, drawn=drawn, target=target, key=loss_key)

@@ -4,11 +4,12 @@ PopArt (van Hasselt et al. 2016) for return distributions. The mixture of Shahri
 needs no support, but its initial widths, Adam's steps and the temperature of the E-step are lengths
 in units of return. Unusual: as long as every reward was below `LEAST_REWARD` there is no unit, and
 the first one is taken from rewards alone; so rewards times any factor that leaves them above it
-lead to the same policies from the first step. And a critic may ask for a unit that is never small
-beside a reward (`least_unit`): where rewards are rare, values hardly differ, and in units of their
-spread a reward lies so far out that a likelihood cannot follow.
+lead to the same policies from the first step. And a unit can be kept from being small beside a
+reward (`least`): where rewards are rare, values hardly differ, and in units of their spread a
+reward lies so far out that a likelihood cannot follow.
 """
 
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
@@ -23,13 +24,48 @@ LEAST_SPREAD = 1e-3  # of returns, as a share of how large they are: float32 can
 LEAST_REWARD = 1e-6  # less is none: dm-control's fade with distance to 1e-30, whose square is 0
 
 
+@dataclass(frozen=True, kw_only=True)
+class ReturnUnits:
+    """Settings.
+
+    Arguments:
+        rate: share of a batch in the running averages.
+        least: no unit is less than so many of the largest n-step reward seen; 0: the spread of
+            returns alone decides.
+    """
+
+    rate: int | float = 1e-3
+    least: int | float = 0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.rate <= 1:
+            raise ValueError(f"rate must be in (0, 1], got {self.rate}; 1e-3 is usual")
+        if self.least < 0:
+            raise ValueError(f"least must not be negative, got {self.least}; 0 is none")
+
+    def check(self, critic: Critic) -> None:
+        """Refuse what cannot work before anything is trained.
+
+        Raises:
+            ValueError: the mixture's widths are not "exp".
+            TypeError: the critic has a support, such as C51's, which cannot follow a unit.
+        """
+        if not isinstance(critic, Affine):
+            raise TypeError(
+                f"units of return need a critic that can be rescaled (scalar, quantile, mixture), "
+                f"got {type(critic).__name__}: its support is fixed"
+            )
+        zeros = jnp.zeros(critic.num_outputs)
+        critic.rescaled_head(Head(zeros[None], zeros), jnp.zeros(()), jnp.ones(()))  # or it raises
+
+
 class Unit(NamedTuple):
     """What a head calls `z` is a return of `location + scale * z`. All are scalars.
 
     Arguments:
         location: running mean of the Bellman targets.
         spread: their running standard deviation.
-        least: what the scale must not fall below, as the critic's `least_unit` has it.
+        least: what the scale must not fall below, as `ReturnUnits.least` has it.
         mass: of the running averages; 0 as long as there is no unit, where returns are as they are.
     """
 
@@ -47,24 +83,6 @@ class Unit(NamedTuple):
 def no_unit() -> Unit:
     """Before any reward: `z` is the return."""
     return Unit(jnp.zeros(()), jnp.ones(()), jnp.zeros(()), jnp.zeros(()))
-
-
-def check(critic: Critic, rate: int | float) -> None:
-    """Refuse what cannot work before anything is trained.
-
-    Raises:
-        ValueError: `rate` is not in (0, 1], or the mixture's widths are not "exp".
-        TypeError: the critic has a support, such as C51's, which cannot follow a unit.
-    """
-    if not 0 < rate <= 1:
-        raise ValueError(f"normalization_rate must be in (0, 1], got {rate}; 1e-3 is usual")
-    if not isinstance(critic, Affine):
-        raise TypeError(
-            f"normalization_rate needs a critic that can be rescaled (scalar, quantile, mixture), "
-            f"got {type(critic).__name__}: its support is fixed"
-        )
-    zeros = jnp.zeros(critic.num_outputs)
-    critic.rescaled_head(Head(zeros[None], zeros), jnp.zeros(()), jnp.ones(()))  # or it raises
 
 
 def moved(
@@ -97,7 +115,7 @@ def keep_up(
     state: State,
     batch: Transition,
     next_values: Float[Array, "actions batch"],
-    rate: int | float | None,
+    settings: ReturnUnits | None,
 ) -> State:
     """The state with its critics' units moved by one batch; no prediction changes by it.
 
@@ -109,18 +127,18 @@ def keep_up(
         state: of a learner.
         batch: of transitions.
         next_values: what the target critic says of the next states, in its own unit.
-        rate: share of a batch in the running averages; None leaves everything as it is.
+        settings: None leaves everything as it is.
     """
-    if rate is None:
+    if settings is None:
         return state
     online, target = state.online.critic, state.target.critic
     known = online.unit.mass > 0
     bootstrapped = in_units_of_return(jnp.mean(next_values, axis=0), target.unit)
     # What networks say before there is a unit is noise of no unit: it must not become one.
     returns = batch.rewards + jnp.where(known, batch.discounts * bootstrapped, 0.0)
-    least = critic.least_unit * jnp.max(jnp.abs(batch.rewards))
+    least = settings.least * jnp.max(jnp.abs(batch.rewards))
     there_is_one = known | jnp.any(jnp.abs(batch.rewards) > LEAST_REWARD)
-    unit = _where(there_is_one, moved(online.unit, returns, rate, least), online.unit)
+    unit = _where(there_is_one, moved(online.unit, returns, settings.rate, least), online.unit)
     head = _where(known, change_unit(critic, online.head, online.unit, unit), online.head)
     online = online._replace(head=head, unit=unit)
     target = target._replace(unit=_where(known, target.unit, unit))

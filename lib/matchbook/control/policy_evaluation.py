@@ -42,7 +42,7 @@ class PolicyEvaluation:
         learning_rate: Adam's.
         target_period: steps between copies into the target network.
         max_gradient_norm: as in `DMPO`.
-        normalization_rate: as in `DMPO`.
+        units: as in `DMPO`.
     """
 
     critic: Critic
@@ -52,14 +52,14 @@ class PolicyEvaluation:
     learning_rate: float = 1e-3
     target_period: int = 25
     max_gradient_norm: float = 40.0
-    normalization_rate: float | None = None
+    units: normalization.ReturnUnits | None = None
 
     def init(self, seed: int) -> State:
         """A fresh network, with an equal copy as target."""
         network_key, key = jax.random.split(jax.random.key(seed, impl="rbg"))
         sizes = self.observation_size, self.action_size, self.sizes
         network = networks.init_critic_network(self.critic, network_key, *sizes)
-        if self.normalization_rate is not None:
+        if self.units is not None:
             network = network._replace(unit=normalization.no_unit())
         both, adam = Networks((), network), clipped_adam(self.learning_rate, self.max_gradient_norm)
         optimizer = Networks((), adam.init(network))
@@ -70,8 +70,8 @@ class PolicyEvaluation:
         batch, next_actions, weights = experience
         behind = state.target.critic
         following = networks.returns(self.critic, behind, batch.next_observations, next_actions)
-        values, rate = self.critic.mean(following), self.normalization_rate
-        state = normalization.keep_up(self.critic, state, batch, values, rate)
+        values = self.critic.mean(following)
+        state = normalization.keep_up(self.critic, state, batch, values, self.units)
         units = state.target.critic.unit, state.online.critic.unit
         target = normalization.bellman(batch, following, *units)
         loss_key = jax.random.fold_in(state.key, state.step)
@@ -121,7 +121,7 @@ class Reader:
     """Another critic's head on the features of `learner`, which never learn from it.
 
     Arguments:
-        learner: whose torso is read; without `normalization_rate`.
+        learner: whose torso is read; without `units`.
         critic: of the second head, which learns by its own loss and bootstraps from itself.
     """
 

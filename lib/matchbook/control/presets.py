@@ -9,15 +9,17 @@ from matchbook.control.acting import Schedule
 from matchbook.control.dmpo import DMPO
 from matchbook.control.environments.interface import Environments
 from matchbook.control.mpo import TrustRegion
+from matchbook.control.normalization import ReturnUnits
 from matchbook.critics import Affine, Critic, MixtureOfGaussians
 
 # Components begin as wide as returns are spread: from a narrow start, a small network learned
-# nothing about values where rewards are noisy (`notebooks/mog/04_ablations`). A unit of five of the
-# largest rewards, and no component narrower than .06 of it: where rewards are rare, almost all
+# nothing about values where rewards are noisy (`notebooks/mog/04_ablations`). No component becomes
+# narrower than .06 of a unit of five of the largest rewards: where they are rare, almost all
 # returns are equal, and a mixture that has become as narrow as they are never learns of a reward.
 MENDED_MIXTURE = MixtureOfGaussians(
-    widths="exp", init_scale=1.0, min_scale=0.06, widest=10.0, least_unit=5, num_nodes=2
+    widths="exp", init_scale=1.0, min_scale=0.06, widest=10.0, num_nodes=2
 )
+UNITS = ReturnUnits(rate=1e-3, least=5)
 # Half the release's batch and actions: many small updates learn more in a second than few large.
 LAPTOP_SCHEDULE = Schedule(batch_size=128, samples_per_insert=64, updates_per_dispatch=32)
 
@@ -41,5 +43,5 @@ def laptop_learner(environments: Environments, critic: Critic = MENDED_MIXTURE) 
         dual_learning_rate=1e-2,
         target_policy_period=25,
         target_critic_period=50,
-        normalization_rate=1e-3 if isinstance(critic, Affine) else None,
+        units=UNITS if isinstance(critic, Affine) else None,
     )

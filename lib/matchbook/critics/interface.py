@@ -89,11 +89,6 @@ class Critic[D](Protocol):
 class Affine(Protocol):
     """A critic whose last layer can move and stretch every return distribution at once."""
 
-    @property
-    def least_unit(self) -> int | float:
-        """No unit of return that it is given is less than so many of the largest reward seen."""
-        ...
-
     def rescaled_head(self, head: Head, shift: Float[Array, ""], factor: Float[Array, ""]) -> Head:
         """The head that says `shift + factor * Z` wherever `head` says `Z`; `factor` above 0."""
         ...

@@ -48,8 +48,6 @@ class MixtureOfGaussians:
             width.
         widest: times `init_scale`: no component gets wider ("exp"). One without weight drifts as
             Adam's noise drives it, and an exponential would carry it out of float32.
-        least_unit: no unit of return that it is given (`control.normalization`) is less than so
-            many of the largest n-step reward seen; 0: the spread of returns alone decides.
         num_samples: returns drawn for every next action ("sampled").
         num_nodes: returns on each component of the target ("stratified", where it is even, and
             "quadrature").
@@ -61,7 +59,6 @@ class MixtureOfGaussians:
     estimator: Literal["stratified", "sampled", "quadrature"] = "stratified"
     widths: Literal["softplus", "exp"] = "softplus"
     widest: int | float = 1e4
-    least_unit: int | float = 0
     num_samples: int = 128
     num_nodes: int = 8
 
@@ -76,8 +73,6 @@ class MixtureOfGaussians:
         )
         _check_choice("estimator", self.estimator, ("stratified", "sampled", "quadrature"))
         _check_choice("widths", self.widths, ("softplus", "exp"))
-        if self.least_unit < 0:
-            raise ValueError(f"least_unit must not be negative, got {self.least_unit}; 0 is none")
         if self.estimator == "stratified" and self.num_nodes % 2:
             raise ValueError(f"num_nodes must be even for stratified pairs, got {self.num_nodes}")
 

@@ -5,7 +5,7 @@ return, so the loss bends quadratic (towards expectiles) wherever errors are sma
 """
 
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -53,7 +53,6 @@ class Quantile:
         huber: width of the quadratic part of the loss, in units of return; 0 for none.
     """
 
-    least_unit: ClassVar[int] = 0
     num_quantiles: int = 51
     huber: float = 1.0
 

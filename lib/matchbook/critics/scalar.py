@@ -4,7 +4,7 @@ Read as a return distribution it is a single atom, which makes it comparable wit
 """
 
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from typing import NamedTuple
 
 import jax.numpy as jnp
 from jax.nn.initializers import Initializer, truncated_normal
@@ -22,8 +22,6 @@ class Value(NamedTuple):
 @dataclass(frozen=True, kw_only=True)
 class Scalar:
     """The critic without a distribution; it has no settings."""
-
-    least_unit: ClassVar[int] = 0
 
     @property
     def num_outputs(self) -> int:
