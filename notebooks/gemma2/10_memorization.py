@@ -27,7 +27,7 @@ sizes = {
     "smoke": {"seeds": 2, "passes": 1, "copies": [0, 1, 2], "per_level": 1, "documents": 12,
               "plain": 8, "shapes": [64, 2, 64, 2], "rows": [8, 128], "vocabulary": 400,
               "megabytes": 1, "rates": [0.01, 0.01]},
-    "laptop": {"seeds": 5, "passes": 1, "copies": [0, 1, 16, 32, 64], "per_level": 7,
+    "laptop": {"seeds": 10, "passes": 1, "copies": [0, 1, 16, 32, 64], "per_level": 7,
                "documents": 90, "plain": 1500, "shapes": [64, 2, 64, 4], "rows": [8, 128],
                "vocabulary": 512, "megabytes": 6, "rates": [0.015, 0.015]},
     "gpu": {"seeds": 5, "passes": 1, "copies": [0, 1, 2, 4, 8, 16, 32, 64], "per_level": 50,

@@ -7,6 +7,7 @@ state = algorithms.policy_state(weights, optimizer, seed=0)
 state, history = lab.fit(step, state, itertools.repeat(prompts), num_steps=300)
 """
 
+from matchbook.bond.algorithms import published
 from matchbook.bond.algorithms.anchors import ema, fixed, hard, moving
 from matchbook.bond.algorithms.arguments import bound
 from matchbook.bond.algorithms.best_of_n_sampling import best_of_n_sampling_step, draw_best
@@ -52,6 +53,7 @@ __all__ = [
     "learned_bond_step",
     "moving",
     "policy_state",
+    "published",
     "reinforce_step",
     "sft_best_of_n_step",
     "sft_step",
