@@ -65,7 +65,7 @@ experiment = lab.Experiment("mog/03_control_suite", version=1, profile=profile, 
 CRITICS = {
     "mixture": presets.MENDED_MIXTURE,
     "categorical": Categorical(num_atoms=51, v_min=-150.0, v_max=150.0),
-    "quantile": Quantile(num_quantiles=25),
+    "quantile": Quantile(num_quantiles=16),
     "scalar": Scalar(),
 }
 
