@@ -48,18 +48,20 @@ knobs = lab.knobs(
     evaluations=evaluations, episodes=episodes,
 )  # fmt: skip
 settings = {name: getattr(knobs, name) for name in ("steps", "evaluations", "episodes")}
-# Reacher learns for longer now, and a unit of return holds five of the largest rewards.
-revised = {"reacher-easy+*": 3, "*+mixture": 2, "*+quantile": 2, "*+scalar": 2}
+# Reacher learns for longer now, and the mixture's unit of return holds five of the largest rewards.
+revised = {"reacher-easy+*": 3, "*+mixture": 2}
 experiment = lab.Experiment("mog/03_control_suite", version=1, profile=profile, revised=revised)
 
 # %% [markdown]
 # ## The four critics
 #
 # The mixture is the mended one: it predicts returns in a unit of their own, which follows the
-# targets, so that nobody has to know how large rewards are. The scalar and the quantile critic get
-# such a unit, too. The categorical critic cannot have one, since its support is fixed; it gets the
-# range that the authors' code reserves for this suite, 51 atoms between -150 and 150. Here that is
-# safe: rewards lie in [0, 1], and at a discount of .99 no return exceeds 100.
+# targets and is never less than five of the largest rewards, so that nobody has to know how large
+# rewards are. The scalar and the quantile critic get a unit that is the spread of returns alone:
+# with the mixture's, the scalar critic learned a point mass in 3 runs of 5 rather than 2, but
+# cartpole, finger and pendulum less well. The categorical critic cannot have one, since its support
+# is fixed; it gets the range that the authors' code reserves for this suite, 51 atoms between -150
+# and 150. Here that is safe: rewards lie in [0, 1], and at a discount of .99 no return exceeds 100.
 
 # %%
 CRITICS = {
