@@ -58,10 +58,10 @@ experiment = lab.Experiment("mog/03_control_suite", version=1, profile=profile, 
 # The mixture is the mended one: it predicts returns in a unit of their own, which follows the
 # targets and is never less than five of the largest rewards, so that nobody has to know how large
 # rewards are. The scalar and the quantile critic get a unit that is the spread of returns alone:
-# with the mixture's, the scalar critic learned a point mass in 3 runs of 5 rather than 2, but
-# cartpole, finger and pendulum less well. The categorical critic cannot have one, since its support
-# is fixed; it gets the range that the authors' code reserves for this suite, 51 atoms between -150
-# and 150. Here that is safe: rewards lie in [0, 1], and at a discount of .99 no return exceeds 100.
+# with the mixture's, the scalar critic learned less well. The categorical critic cannot have one,
+# since its support is fixed; it gets the range that the authors' code reserves for this suite, 51
+# atoms between -150 and 150. Here that is safe: rewards lie in [0, 1], and at a discount of .99 no
+# return exceeds 100.
 
 # %%
 CRITICS = {
