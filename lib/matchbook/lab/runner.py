@@ -7,7 +7,6 @@ when it is complete, also after a failure.
 
 import json
 import logging
-import os
 import re
 import signal
 import sys
@@ -45,8 +44,6 @@ _KEEP_MEMORY = {
     "MALLOC_MMAP_THRESHOLD_": str(8 * 2**30),
     "MALLOC_TRIM_THRESHOLD_": str(16 * 2**30),
 }
-# At smoke, programs hardly run: what counts is how long XLA takes to make them.
-_QUICK_COMPILE = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 _START_LIMIT = 180  # seconds for the kernel alone: a cold disk can take a minute to import it
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
@@ -112,8 +109,6 @@ def run_notebook(
     if only is not None:
         kept = kept.with_suffix("") / f"{only[0]}-{only[1]}.ipynb"
     environment = _environment(root, runs, figures, replay, fresh, recorded, only)
-    if profile == "smoke":
-        environment["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_QUICK_COMPILE}".strip()
     limit = TIME_LIMITS[profile] if timeout is None else timeout
     # The committed pair runs with its own defaults, so it holds no injected cell.
     parameters = {"profile": profile, **given} if given or profile != "laptop" else {}
