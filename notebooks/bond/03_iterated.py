@@ -256,8 +256,8 @@ experiment.figure(fig, "effective_n", numbers=drawn, alt=alt)
 # plain run. When a run has levelled off is a matter of taste, so the time of three quarters of the
 # rise stands beside: a small $N$ is soon near its end, and then creeps. **Neither pays more KL for
 # its reward.** Reward of the rounds where they pass the KL that a plain run settles at, less that
-# run's own; we call it equal if the interval lies within a tenth of the reward's standard
-# deviation.
+# run's own (where the rounds end before that KL, both are read at their end); we call it equal if
+# the interval lies within a tenth of the reward's standard deviation.
 
 
 # %%
@@ -281,12 +281,18 @@ pd.DataFrame({"growth in the last quarter": late} | {f"updates {n}": t for n, t 
 
 
 # %%
+def reward_at(arm, seed, wanted):
+    x, y = np.maximum(kl[arm][seed], 0), curves["reward"][arm][1][seed]
+    return frontier.at_kl(np.sqrt(x), y, np.sqrt(wanted))
+
+
 def at_equal_kl(rounds, plain):
-    """Reward of the rounds, where they pass the KL that each plain run settles at, less its own."""
-    wanted, reward = ends["kl_to_reference"][plain], ends["reward"][plain]
-    runs_of_rounds = zip(np.maximum(kl[rounds], 0), curves["reward"][rounds][1], wanted)
-    found = [frontier.at_kl(np.sqrt(x), y, np.sqrt(at)) for x, y, at in runs_of_rounds]
-    return lab.paired_difference(found, reward)
+    """Reward of the rounds less that of each plain run, at the KL where the nearer of them ends."""
+    tops, own = kl[rounds].max(axis=1), list(ends["reward"][plain])
+    wanted = np.minimum(tops, ends["kl_to_reference"][plain])
+    for seed in np.flatnonzero(tops < ends["kl_to_reference"][plain]):
+        own[seed] = reward_at(plain, seed, wanted[seed])
+    return lab.paired_difference([reward_at(rounds, *at) for at in enumerate(wanted)], own)
 
 
 pairs = {(a, b): at_equal_kl(a, b) for a in arms if a not in PLAIN for b in PLAIN}

@@ -36,7 +36,7 @@ def test_the_pull_can_be_chosen():
         anchor=jnp.zeros((2, 4))
     )
     pulled, free = (
-        jax.jit(one)(state, jnp.arange(128) % 2)[0]
+        jax.jit(one)(state, jnp.arange(published.BATCH) % 2)[0]
         for one in (step, published.jbond_step(policies.TABULAR, REWARD))
     )
     assert np.any(np.asarray(pulled.weights) != np.asarray(free.weights))

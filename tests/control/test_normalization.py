@@ -69,7 +69,7 @@ def test_equal_returns_have_a_unit_too():
     np.testing.assert_allclose([now.location, now.scale], [50.0, 0.05], rtol=1e-6)
 
 
-def test_a_critic_can_ask_for_units_that_no_reward_exceeds():
+def test_a_unit_can_be_kept_above_every_reward():
     """Rare rewards leave values level; the largest stays known when it is gone from the batches,
     and counts for nothing where returns are spread further.
     """
