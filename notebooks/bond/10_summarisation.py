@@ -28,7 +28,7 @@ rates: list[float] | None = None  # learning rates: imitator, reward model, J-BO
 sizes = {
     "smoke": {"seeds": 2, "model": [64, 2], "text": [1500, 24, 16, 1024], "steps": [3, 3, 4],
               "rows": [8, 2, 3, 8], "draws": 2, "eta": 0.05, "rates": [0.01, 0.003, 0.001, 0.0003]},
-    "laptop": {"seeds": 3, "model": [64, 2], "text": [16000, 32, 16, 2048], "steps": [240, 120, 60],
+    "laptop": {"seeds": 5, "model": [64, 2], "text": [16000, 32, 16, 2048], "steps": [240, 120, 120],
                "rows": [32, 24, 36, 128], "draws": 8, "eta": 0.05,
                "rates": [0.01, 0.003, 0.001, 0.0003]},
     "gpu": {"seeds": 5, "model": [768, 12], "text": [100000, 256, 32, 8192],
@@ -248,7 +248,7 @@ def trained(arm, seed):
     step, kind, number = step_of(arm)
     state = algorithms.policy_state(kept("imitation"), adams[kind], seed)
     stream = (rows.prompts for rows in texts.batches(rows_of("imitation"), number, seed))
-    watch = {"evaluate": watching(), "eval_every": max(1, s.steps[2] // 4), "name": arm}
+    watch = {"evaluate": watching(), "eval_every": max(1, s.steps[2] // 8), "name": arm}
     state, history = lab.fit(step, state, stream, num_steps=s.steps[2], **watch)
     return state.weights, {name: history[name] for name in WATCHED}
 

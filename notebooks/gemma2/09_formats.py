@@ -22,7 +22,7 @@ rates: list[float] | None = None  # learning rate of the small model, and of the
 sizes = {
     "smoke": {"seeds": 2, "steps": 6, "people": 6, "shapes": [64, 2, 64, 2], "rows": [4, 128],
               "question": 80, "vocabulary": 384, "rates": [0.01, 0.01]},
-    "laptop": {"seeds": 5, "steps": 300, "people": 20, "shapes": [64, 2, 64, 4], "rows": [8, 128],
+    "laptop": {"seeds": 10, "steps": 300, "people": 20, "shapes": [64, 2, 64, 4], "rows": [8, 128],
                "question": 64, "vocabulary": 400, "rates": [0.015, 0.015]},
     "gpu": {"seeds": 5, "steps": 3000, "people": 200, "shapes": [128, 4, 512, 8],
             "rows": [32, 256], "question": 64, "vocabulary": 800,

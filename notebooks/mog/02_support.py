@@ -25,7 +25,7 @@ learning_rate: float = 1e-3  # Adam's, everywhere
 sizes = {
     "smoke": {"seeds": 2, "updates": 20, "rollouts": 2, "steps": 1040, "episodes": 2,
               "arms": ["mended"]},
-    "laptop": {"seeds": 5, "updates": 3000, "rollouts": 16, "steps": 9000, "episodes": 10,
+    "laptop": {"seeds": 7, "updates": 3000, "rollouts": 16, "steps": 9000, "episodes": 10,
                "arms": ["c51_narrow", "c51_right", "c51_wide",
                         "mixture", "mixture_wide", "mended"]},
     "gpu": {"seeds": 10, "updates": 30_000, "rollouts": 64, "steps": 50_000, "episodes": 10,

@@ -26,7 +26,7 @@ noise_std: float = 1.5  # of rewards, where they are noisy
 sizes = {
     "smoke": {"seeds": 2, "steps": 20, "updates": 40, "episodes": 4, "rollouts": 4, "repeats": 2,
               "arms": ["gradients", "K5"]},
-    "laptop": {"seeds": 5, "steps": 1500, "updates": 2000, "episodes": 64, "rollouts": 32,
+    "laptop": {"seeds": 10, "steps": 1500, "updates": 2000, "episodes": 64, "rollouts": 32,
                "repeats": 16,
                "arms": ["gradients", "K1", "K3", "K5", "K10", "init_1", "init_0.1", "init_0.01",
                         "init_0.0001", "spread", "sampled_1", "sampled_10", "quadrature_2"]},

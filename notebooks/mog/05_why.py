@@ -23,7 +23,7 @@ init_scale: float = 1.0  # how wide the Gaussians begin, in units of return
 sizes = {
     "smoke": {"seeds": 2, "updates": 40, "episodes": 4, "rollouts": 4,
               "arms": ["scalar", "mixture", "reweighted"]},
-    "laptop": {"seeds": 8, "updates": 2500, "episodes": 64, "rollouts": 32,
+    "laptop": {"seeds": 16, "updates": 2500, "episodes": 64, "rollouts": 32,
                "arms": ["scalar", "fixed", "gaussian", "mixture", "reweighted", "told"]},
     "gpu": {"seeds": 20, "updates": 40_000, "episodes": 512, "rollouts": 256,
             "arms": ["scalar", "fixed", "gaussian", "mixture", "reweighted", "told"]},
