@@ -11,7 +11,8 @@ from flax import nnx
 
 from matchbook.gemma import Gemma2Config, Transformer, cache, decoding
 from matchbook.gemma.attention import attention
-from matchbook.gemma.decoding import decode, prefill, unstack
+from matchbook.gemma.decoding import decode, unstack
+from matchbook.gemma.reading import prefill
 
 CONFIG = Gemma2Config(
     vocab_size=29,

@@ -20,7 +20,8 @@ from matchbook.bond.policies import LogPmf, Weights
 from matchbook.bond.sequences import TokenPrompts
 from matchbook.gemma import Gemma2Config, Transformer
 from matchbook.gemma.cache import repeat
-from matchbook.gemma.decoding import decode, prefill, unstack
+from matchbook.gemma.decoding import decode, unstack
+from matchbook.gemma.reading import prefill
 
 NUM_TOKENS = 8
 LENGTH = 5

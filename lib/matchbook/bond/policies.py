@@ -21,15 +21,18 @@ LogPmf = Callable[[Weights, Prompts], Float[Array, "prompts answers"]]
 
 
 class Policy(NamedTuple):
-    """A policy as two pure functions.
+    """A policy as pure functions.
 
     sample: ``(weights, prompts, key, num_samples) -> (answers, log_probs)``, independent draws.
     log_prob: ``(weights, prompts, answers) -> log_probs``, differentiable in the weights; of a
       whole answer, in nats.
+    read: ``(weights, prompts) -> prompts`` for both, which have not to be read again by these
+      weights; differentiable.
     """
 
     sample: Callable[[Weights, Prompts, Key[Array, ""], int], tuple[Answers, LogProbs]]
     log_prob: Callable[[Weights, Prompts, Answers], LogProbs]
+    read: Callable[[Weights, Prompts], Prompts] = lambda weights, prompts: prompts
 
 
 def frozen(policy: Policy, weights: Weights) -> Callable[[Prompts, Answers], LogProbs]:

@@ -15,10 +15,10 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from matchbook.bond.branches import apart, branched, branched_attention
 from matchbook.bond.policies import LogProbs, Policy, Weights
 from matchbook.gemma import Transformer
-from matchbook.gemma.rollout import rollout
+from matchbook.gemma.reading import Read, go_on, read
+from matchbook.gemma.rollout import rollout_from
 from matchbook.gemma.sampling import row_keys, sampling
 
 
@@ -120,30 +120,36 @@ def counted(
     return stops_before == 0
 
 
+def read_prompts(model: Transformer, prompts: TokenPrompts | Read) -> Read:
+    """What the model makes of the prompts, unless they have been read."""
+    if isinstance(prompts, Read):
+        return prompts
+    return read(model, prompts.tokens, prompts.positions, prompts.segments)
+
+
 def answer_streams(
-    model: Transformer, prompts: TokenPrompts, answers: Int[Array, "prompts samples read"]
-) -> Float[Array, "prompts samples read_and_1 embed"]:
+    model: Transformer, prompts: TokenPrompts | Read, answers: Int[Array, "prompts samples seen"]
+) -> Float[Array, "prompts samples seen_and_1 embed"]:
     """The model's last stream at the end of the prompt and at each token of each answer.
 
-    The prompt is read once for all its answers.
+    The prompt is read once for all its answers, unless it has been.
 
     Raises:
       ValueError: the numbers of prompts and of rows of answers differ.
     """
-    if prompts.tokens.shape[0] != answers.shape[0]:
+    if len(prompts.positions) != len(answers):
         raise ValueError(
             f"answers are [prompts, samples, time]: expected as many rows as prompts, "
-            f"{prompts.tokens.shape[0]}, got {answers.shape}"
+            f"{len(prompts.positions)}, got {answers.shape}"
         )
-    samples, width = answers.shape[1], prompts.tokens.shape[1]
-    rows = branched((prompts.tokens, prompts.positions, prompts.segments), answers)
-    hidden = model.hidden(*rows, attend=branched_attention(samples, width))
-    streams = apart(hidden, samples, width)[:, width - 1 :]
-    return streams.reshape(*answers.shape[:2], *streams.shape[1:])
+    found = read_prompts(model, prompts)
+    streams = go_on(model, found, answers)
+    ends = jnp.broadcast_to(found.stream[:, None, None], (*streams.shape[:2], 1, streams.shape[3]))
+    return jnp.concatenate([ends, streams], axis=2)
 
 
 def answer_log_probs(
-    model: Transformer, prompts: TokenPrompts, answers: Int[Array, "prompts samples time"]
+    model: Transformer, prompts: TokenPrompts | Read, answers: Int[Array, "prompts samples time"]
 ) -> Float[Array, "prompts samples time"]:
     """Log-probability of each token of the answers, given all before it; float32.
 
@@ -162,8 +168,8 @@ def transformer_policy(
     """A transformer that answers with at most `num_new` tokens, as a policy.
 
     Its answers are ``[prompts, samples, num_new]``, 0 after a stop token, and its prompts
-    `TokenPrompts`. Both functions read a prompt once for all its answers: `sample` fills a cache
-    and repeats it, `log_prob` puts the answers side by side in one row. Sampling is at temperature
+    `TokenPrompts`. A prompt is read once for all its answers, and once for `sample` and `log_prob`
+    where they are given what `read` made of it. Sampling is at temperature
     1 from all of the vocabulary, for it is of this distribution that `log_prob` speaks.
 
     Args:
@@ -173,24 +179,21 @@ def transformer_policy(
     """
 
     def log_prob(
-        weights: Weights, prompts: TokenPrompts, answers: Int[Array, "prompts samples time"]
+        weights: Weights, prompts: TokenPrompts | Read, answers: Int[Array, "prompts samples time"]
     ) -> LogProbs:
         each = answer_log_probs(nnx.merge(graph, weights), prompts, answers)
         return jnp.sum(jnp.where(counted(answers, stop_tokens), each, 0.0), axis=-1)
 
     def sample(
-        weights: Weights, prompts: TokenPrompts, key: Key[Array, ""], num_samples: int
+        weights: Weights, prompts: TokenPrompts | Read, key: Key[Array, ""], num_samples: int
     ) -> tuple[Int[Array, "prompts samples time"], LogProbs]:
-        keys = row_keys(key, prompts.tokens.shape[0], num_samples)
-        drawn = rollout(
-            nnx.merge(graph, weights),
-            prompts.tokens,
-            prompts.positions,
-            prompts.segments,
-            keys,
-            sampling(temperature=1.0, stop_tokens=stop_tokens),
-            num_new=num_new,
-        )
+        model = nnx.merge(graph, weights)
+        keys = row_keys(key, len(prompts.positions), num_samples)
+        settings = sampling(temperature=1.0, stop_tokens=stop_tokens)
+        drawn = rollout_from(model, read_prompts(model, prompts), keys, settings, num_new=num_new)
         return drawn.tokens, jnp.sum(drawn.log_probs, axis=-1)
 
-    return Policy(sample, log_prob)
+    def read_by(weights: Weights, prompts: TokenPrompts | Read) -> Read:
+        return read_prompts(nnx.merge(graph, weights), prompts)
+
+    return Policy(sample, log_prob, read_by)

@@ -18,9 +18,9 @@ import numpy as np
 from jax.nn.initializers import Initializer, variance_scaling
 from jaxtyping import Array, Float
 
+from matchbook.critics.cross_entropy import LOG_SQRT_2PI, cross_entropy
 from matchbook.critics.interface import Head, Key, Target, check_positive, stop_gradient
 
-LOG_SQRT_2PI = 0.5 * math.log(2 * math.pi)
 KNOTS = np.linspace(-6.0, 6.0, 97, dtype=np.float32)  # in standard deviations: 2e-9 lies outside
 
 
@@ -163,7 +163,9 @@ class MixtureOfGaussians:
     def loss(self, distribution: Mixture, target: Target, key: Key) -> Float[Array, "*batch"]:
         """`-E log p(r + discount * z)` over the target's actions and their returns `z`."""
         returns, weights = self.target_points(stop_gradient(target), key)
-        return -jnp.sum(weights * self.log_density(distribution, returns), axis=0)
+        return cross_entropy(
+            *(jnp.moveaxis(leaf, -1, 0) for leaf in distribution), returns, weights
+        )
 
     def target_points(
         self, target: Target, key: Key

@@ -134,6 +134,29 @@ def attend(
     return mixed.reshape(batch, 1, heads, head_dim).astype(q.dtype)
 
 
+def grow(cache: Cache, window: int, columns: int) -> Cache:
+    """A cache that is as wide as the prompt it was filled with, with room for more columns.
+
+    Local layers never have more slots than their `window`.
+    """
+    context = cache.global_positions.shape[1] + columns
+
+    def wider(x: Array, slots: int, axis: int, empty: int = 0) -> Array:
+        widths = [(0, slots - size if at == axis else 0) for at, size in enumerate(x.shape)]
+        return jnp.pad(x, widths, constant_values=empty)
+
+    near, far = num_slots(context, window), num_slots(context, None)
+    return Cache(
+        cache.columns,
+        wider(cache.local_positions, near, 1, EMPTY),
+        wider(cache.global_positions, far, 1, EMPTY),
+        tuple(
+            Slots(*(wider(part, (near, far)[index % 2], 2) for part in slots))
+            for index, slots in enumerate(cache.layers)
+        ),
+    )
+
+
 def repeat(cache: Cache, times: int) -> Cache:
     """Each row `times` times in a row: one prefilled prompt for several samples, copied."""
     return jax.tree.map(lambda x: jnp.repeat(x, times, axis=0) if x.ndim else x, cache)

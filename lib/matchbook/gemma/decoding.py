@@ -1,6 +1,6 @@
-"""The model with a cache: a whole prompt at once, then one token per row at a time.
+"""The model with a cache, one token per row at a time; `reading` takes whole prompts.
 
-Unusual: there are two forms of one set of weights. Prefill scans the stacked ones, so that it
+Unusual: there are two forms of one set of weights. All else scans the stacked ones, so that it
 compiles like two layers. Decoding is bound by reading weights, and a scan copies a layer's weights
 before it uses them, so `unstack` cuts them into layers, and for a CPU into panels, once before the
 loop; a program of 46 layers is the price.
@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from operator import itemgetter
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,20 +18,15 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
-from matchbook.gemma.attention import attention
 from matchbook.gemma.cache import (
     Cache,
     Slots,
     attend,
-    fill,
-    num_slots,
     seen,
-    stored_positions,
     write,
     write_positions,
 )
 from matchbook.gemma.config import Gemma2Config
-from matchbook.gemma.dimensions import gathered
 from matchbook.gemma.layers import (
     Embedder,
     NoNorm,
@@ -49,6 +44,9 @@ For several rows XLA packs the matrix into such panels before each product; here
 layers of the model of `bench/decode.py` took 6.5 rather than 7.5 ms of one core for a token each of
 8 rows, and 3.8 rather than 4.3 ms for 1 row.
 """
+
+MANY = 64
+"""Rows from which packing pays for itself, and panels cost: 29 rather than 23 ms for 128 rows."""
 
 type Panels = Float[Array, "panels inner width"]
 
@@ -86,18 +84,22 @@ class Unstacked(NamedTuple):
     final_norm: RMSNorm
 
 
-def unstack(model: Transformer) -> Unstacked:
+def unstack(model: Transformer, rows: int = 1) -> Unstacked:
     """The model's weights, layer by layer: a copy of all of them but the table and the final norm.
 
     Compile it, alone or with the loop that follows, and call it once per set of weights: its cost
     is that of a few decoded tokens.
+
+    Args:
+      model: whose weights they are.
+      rows: that are to be decoded together, as far as is known.
     """
     dtype = model.embedder.dtype
-    width = PANEL if jax.default_backend() == "cpu" else None
+    width = PANEL if jax.default_backend() == "cpu" and rows < MANY else None
 
     def layer(index: int) -> UnstackedLayer:
         stack = model.pairs.global_layer if index % 2 else model.pairs.local_layer
-        return _in_panels(jax.tree.map(itemgetter(index // 2), stack), dtype, width)
+        return in_panels(jax.tree.map(itemgetter(index // 2), stack), dtype, width)
 
     return Unstacked(
         config=Static(model.config),
@@ -107,7 +109,7 @@ def unstack(model: Transformer) -> Unstacked:
     )
 
 
-def _in_panels(layer: Layer, dtype: DTypeLike, width: int | None) -> UnstackedLayer:
+def in_panels(layer: Layer, dtype: DTypeLike, width: int | None) -> UnstackedLayer:
     """The layer in panels of `width` columns, or whole where that is None or no divisor."""
 
     def panels(weights: nnx.Param, inner: int) -> Panels:
@@ -139,6 +141,8 @@ def times(x: Float[Array, "batch time inner"], matrix: Panels) -> Float[Array, "
     x is repeated so that panels are a batch; otherwise XLA would first put the matrix together.
     """
     rows = x.reshape(-1, x.shape[-1])
+    if len(matrix) == 1:
+        return (rows @ matrix[0]).reshape(*x.shape[:2], -1)
     repeated = jnp.broadcast_to(rows, (matrix.shape[0], *rows.shape))
     by_panel = jax.lax.dot_general(repeated, matrix, (((2,), (1,)), ((0,), (0,))))
     return by_panel.swapaxes(0, 1).reshape(*x.shape[:2], -1)
@@ -171,64 +175,6 @@ def through_layer[Kept](
     normed = layer.pre_mlp_norm(x)
     gate = jax.nn.gelu(times(normed, layer.gate), approximate=True)
     return x + layer.post_mlp_norm(times(gate * times(normed, layer.up), layer.down)), kept
-
-
-def prefill(
-    model: Transformer,
-    tokens: Int[Array, "batch time"],
-    positions: Int[Array, "batch time"],
-    segments: Int[Array, "batch time"],
-    *,
-    context: int,
-) -> tuple[Float[Array, "batch vocab"], Cache]:
-    """Logits of the token that follows each row, and the cache that continues it.
-
-    Args:
-      model: its stacked weights are scanned.
-      tokens: prompts, padded on the left: the last column holds a token of every row.
-      positions: of each token in its document, not negative.
-      segments: document of each token, 0 for padding; the one of the last column goes on.
-      context: columns that the cache is for, those of the prompt included.
-    """
-    config, dtype = model.config, model.embedder.dtype
-    rotation = rope_rotation(positions, config.head_dim, config.rope_base)
-    graph, stacked = nnx.split(model.pairs)
-
-    def step(x: Array, weights: Any) -> tuple[Array, tuple[Slots, Slots]]:
-        pair = nnx.merge(graph, weights)
-        x, local_slots = through(pair.local_layer, x, config.sliding_window)
-        x, global_slots = through(pair.global_layer, x, None)
-        return x, (local_slots, global_slots)
-
-    def through(layer: Layer, x: Array, window: int | None) -> tuple[Array, Slots]:
-        def mix(q: Array, k: Array, v: Array) -> tuple[Array, Slots]:
-            mixed = attention(
-                q,
-                k,
-                v,
-                positions=positions,
-                segments=segments,
-                window=window,
-                softcap=config.attention_softcap,
-                scale=config.query_scale,
-                implementation=layer.attention.implementation,
-            )
-            return mixed, fill(k, v, num_slots(context, window))
-
-        whole = _in_panels(gathered(layer, dtype), dtype, None)
-        return through_layer(whole, x, rotation, mix)
-
-    x, pairs = jax.lax.scan(step, gathered(model.embedder).encode(tokens), stacked)
-    logits = model.unembed(model.final_norm(x[:, -1]))
-    layers = [
-        jax.tree.map(itemgetter(pair), slots) for pair in range(config.num_pairs) for slots in pairs
-    ]
-    local_positions, global_positions = (
-        stored_positions(positions, segments, num_slots(context, window))
-        for window in (config.sliding_window, None)
-    )
-    columns = jnp.int32(tokens.shape[1])
-    return logits, Cache(columns, local_positions, global_positions, tuple(layers))
 
 
 def decode(

@@ -13,7 +13,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
-from matchbook.gemma.attention import Attend, Attention, attention
+from matchbook.gemma.attention import Attention
 from matchbook.gemma.config import Gemma2Config
 from matchbook.gemma.dimensions import gathered
 from matchbook.gemma.layers import Embedder, GatedMLP, NoNorm, RMSNorm, Rotation, rope_rotation
@@ -27,6 +27,21 @@ REMAT = {
     "pair": jax.checkpoint_policies.nothing_saveable,
     "layer": jax.checkpoint_policies.nothing_saveable,
 }
+
+
+def rematerialised[**Given, Found](
+    function: Callable[Given, Found], remat: str, unit: str
+) -> Callable[Given, Found]:
+    """The function of a "layer" or a "pair", with the backward pass that `remat` has for such.
+
+    Forward and backward scan share no subexpressions that would need a barrier; it is here to keep
+    the layers' recomputations apart. Without it XLA does both first and holds both: 8.4 rather than
+    5.0 MB in a toy of 4 layers, as much as "pair".
+    """
+    each_layer = remat == "layer"
+    if remat == "none" or each_layer != (unit == "layer"):
+        return function
+    return jax.checkpoint(function, policy=REMAT[remat], prevent_cse=each_layer)
 
 
 class Layer(nnx.Module):
@@ -65,7 +80,6 @@ class Layer(nnx.Module):
         positions: Int[Array, "batch time"],
         segments: Int[Array, "batch time"],
         window: int | None,
-        attend: Attend = attention,
     ) -> Float[Array, "batch time embed"]:
         """One layer: local with a `window`, global where it is None."""
         attended = self.attention(
@@ -74,7 +88,6 @@ class Layer(nnx.Module):
             positions=positions,
             segments=segments,
             window=window,
-            attend=attend,
         )
         x = x + self.post_attention_norm(attended)
         return x + self.post_mlp_norm(self.mlp(self.pre_mlp_norm(x)))
@@ -109,14 +122,12 @@ class LayerPair(nnx.Module):
         rotation: Rotation,
         positions: Int[Array, "batch time"],
         segments: Int[Array, "batch time"],
-        attend: Attend = attention,
     ) -> Float[Array, "batch time embed"]:
         """Two layers of the stream `x`."""
         where: dict[str, Any] = {
             "rotation": rotation,
             "positions": positions,
             "segments": segments,
-            "attend": attend,
         }
 
         def local_layer(x: Array) -> Array:
@@ -125,21 +136,10 @@ class LayerPair(nnx.Module):
         def global_layer(x: Array) -> Array:
             return gathered(self.global_layer, self.dtype)(x, window=None, **where)
 
-        if self.remat == "layer":
-            return self._rematerialised(global_layer)(self._rematerialised(local_layer)(x))
-        return self._rematerialised(lambda x: global_layer(local_layer(x)))(x)
-
-    def _rematerialised(self, function: Callable[[Array], Array]) -> Callable[[Array], Array]:
-        """The function with the policy's backward pass.
-
-        Forward and backward scan share no subexpressions that would need a barrier; it is here to
-        keep the layers' recomputations apart. Without it XLA does both first and holds both: 8.4
-        rather than 5.0 MB in a toy of 4 layers, as much as "pair".
-        """
-        if self.remat == "none":
-            return function
-        barrier = self.remat == "layer"
-        return jax.checkpoint(function, policy=REMAT[self.remat], prevent_cse=barrier)
+        first, then = (
+            rematerialised(layer, self.remat, "layer") for layer in (local_layer, global_layer)
+        )
+        return rematerialised(lambda x: then(first(x)), self.remat, "pair")(x)
 
 
 class Transformer(nnx.Module):
@@ -202,8 +202,6 @@ class Transformer(nnx.Module):
         tokens: Int[Array, "batch time"],
         positions: Int[Array, "batch time"] | None = None,
         segments: Int[Array, "batch time"] | None = None,
-        *,
-        attend: Attend = attention,
     ) -> Float[Array, "batch time embed"]:
         """The stream after the final norm, in the activation dtype.
 
@@ -213,7 +211,6 @@ class Transformer(nnx.Module):
             gives the same logits, padded or packed: only differences of positions matter.
           segments: document of each token, 0 for padding; by default one document per row. Tokens
             see their own document only. What padding gives is finite and means nothing.
-          attend: what stands for `attention`, where a row is more than texts one after the other.
 
         Raises:
           ValueError: without `positions`, a row longer than the config's `max_context`; positions
@@ -240,7 +237,7 @@ class Transformer(nnx.Module):
         def step(x: Array, weights: Any) -> tuple[Array, None]:
             pair = nnx.merge(graph, weights)
             where = {"rotation": rotation, "positions": positions, "segments": segments}
-            return pair(x, **where, attend=attend), None
+            return pair(x, **where), None
 
         x = gathered(self.embedder).encode(tokens)
         x, _ = jax.lax.scan(step, x, stacked, unroll=self.unroll)

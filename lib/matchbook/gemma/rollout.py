@@ -11,11 +11,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from matchbook.gemma.cache import Cache, repeat
+from matchbook.gemma.cache import Cache, grow, repeat
 from matchbook.gemma.config import Gemma2Config
-from matchbook.gemma.decoding import Unstacked, decode, prefill, unstack
+from matchbook.gemma.decoding import Unstacked, decode, unstack
 from matchbook.gemma.layouts import HUGGING_FACE_ROWS
 from matchbook.gemma.model import Transformer
+from matchbook.gemma.reading import Read, read
 from matchbook.gemma.sampling import Sampling, choose
 
 
@@ -59,20 +60,33 @@ def start(
     num_tokens: int,
 ) -> State:
     """The prompts read, each once, and the first token of each sample chosen."""
-    samples = keys.shape[1]
     context = tokens.shape[1] + num_new - 1  # the last token is never read
-    logits, cache = prefill(model, tokens, positions, segments, context=context)
-    rows = keys.size
+    prompts = read(model, tokens, positions, segments, context=context)
+    return first_tokens(model, prompts, keys, settings, num_new=num_new, num_tokens=num_tokens)
+
+
+def first_tokens(
+    model: Transformer,
+    prompts: Read,
+    keys: Key[Array, "prompts samples"],
+    settings: Sampling,
+    *,
+    num_new: int,
+    num_tokens: int,
+) -> State:
+    """The state after `read`, whose cache has room for all tokens but the last."""
+    samples, rows = keys.shape[1], keys.size
     state = State(
-        cache=repeat(cache, samples),
+        cache=repeat(prompts.cache, samples),
         step=jnp.int32(0),
-        positions=jnp.repeat(positions[:, -1].astype(jnp.int32), samples),
+        positions=jnp.repeat(prompts.positions, samples),
         tokens=jnp.zeros((rows, num_new), jnp.int32),
         log_probs=jnp.zeros((rows, num_new), jnp.float32),
         lengths=jnp.zeros(rows, jnp.int32),
         stopped=jnp.zeros(rows, bool),
     )
-    return _record(state, jnp.repeat(logits, samples, axis=0), keys, settings, num_tokens)
+    logits = jnp.repeat(model.unembed(prompts.stream), samples, axis=0)
+    return _record(state, logits, keys, settings, num_tokens)
 
 
 def _record(
@@ -147,13 +161,27 @@ def rollout(
       num_new: tokens to generate at most.
       num_tokens: see `generate`.
     """
+    prompts = read(model, tokens, positions, segments)
+    return rollout_from(model, prompts, keys, settings, num_new=num_new, num_tokens=num_tokens)
+
+
+def rollout_from(
+    model: Transformer,
+    prompts: Read,
+    keys: Key[Array, "prompts samples"],
+    settings: Sampling,
+    *,
+    num_new: int,
+    num_tokens: int | None = None,
+) -> Generation:
+    """`rollout` from prompts that were read, for whoever needs them once more."""
     allowed = allowed_tokens(model.config, num_tokens)
-    state = start(
-        model, tokens, positions, segments, keys, settings, num_new=num_new, num_tokens=allowed
-    )
+    cache = grow(prompts.cache, model.config.sliding_window, num_new - 1)
+    prompts, tokens = prompts._replace(cache=cache), {"num_new": num_new, "num_tokens": allowed}
+    state = first_tokens(model, prompts, keys, settings, **tokens)
     limit = jnp.int32(num_new)
-    state = advance(unstack(model), state, keys, settings, limit, num_tokens=allowed)
-    return state.result(tokens.shape[0])
+    state = advance(unstack(model, keys.size), state, keys, settings, limit, num_tokens=allowed)
+    return state.result(len(prompts.positions))
 
 
 def allowed_tokens(config: Gemma2Config, num_tokens: int | None) -> int:

@@ -65,11 +65,12 @@ def _step(
     prompts: Prompts,
 ) -> tuple[PolicyState, Metrics]:
     key, anchor_key = jax.random.split(state.key)
-    answers, _ = policy.sample(state.anchor, prompts, anchor_key, n)
+    of_anchor = policy.read(state.anchor, prompts)
+    answers, _ = policy.sample(state.anchor, of_anchor, anchor_key, n)
     (rewards,) = score(reward, prompts, answers)
     ends = jnp.stack([jnp.argmax(rewards, axis=1), jnp.argmin(rewards, axis=1)], axis=1)
     pairs = pick(answers, ends)
-    anchor_log_probs = policy.log_prob(state.anchor, prompts, pairs)
+    anchor_log_probs = policy.log_prob(state.anchor, of_anchor, pairs)
 
     def loss(weights: Weights) -> tuple[jax.Array, Metrics]:
         log_probs = policy.log_prob(weights, prompts, pairs)

@@ -129,11 +129,12 @@ def draw(
     """One answer of the policy and some of the anchor to each prompt."""
     key, policy_key, anchor_key = jax.random.split(state.key, 3)
     answers, _ = policy.sample(state.weights, prompts, policy_key, 1)
-    anchor_answers, _ = policy.sample(state.anchor, prompts, anchor_key, num_anchor_samples)
+    of_anchor = policy.read(state.anchor, prompts)
+    anchor_answers, _ = policy.sample(state.anchor, of_anchor, anchor_key, num_anchor_samples)
     rewards, anchor_rewards = score(reward, prompts, answers, anchor_answers)
     among_first = jnp.arange(num_anchor_samples, dtype=jnp.float32)[None, :] < n
     winners = best(anchor_answers, jnp.where(among_first, anchor_rewards, -jnp.inf))
-    anchor_log_probs = policy.log_prob(state.anchor, prompts, answers)
+    anchor_log_probs = policy.log_prob(state.anchor, of_anchor, answers)
     return Draws(key, answers, rewards, anchor_rewards, winners, anchor_log_probs)
 
 

@@ -1,5 +1,8 @@
 """J-BOND (BOND, Algorithm 2): one policy sample, two anchor samples, a moving anchor.
 
+Policy and anchor read each prompt once: what they sample from it, and all that they say of answers
+to it, begins there, and so does the gradient. Hence the policy samples inside of the loss.
+
 Unusual: the KL regularisation pulls *towards* the anchor. The sign printed in the paper pushes away
 from it, against its own Eq. 19; it is here as an option only to show what it does.
 """
@@ -78,15 +81,17 @@ def _step(
     prompts: Prompts,
 ) -> tuple[PolicyState, Metrics]:
     key, policy_key, anchor_key = jax.random.split(state.key, 3)
-    answers, _ = policy.sample(state.weights, prompts, policy_key, 1)
-    anchor_answers, _ = policy.sample(state.anchor, prompts, anchor_key, 2)
-    rewards, anchor_rewards = score(reward, prompts, answers, anchor_answers)
-    winners = best(anchor_answers, anchor_rewards)
-    penalised = worse_than_all(rewards, anchor_rewards)
-    anchor_log_probs = policy.log_prob(state.anchor, prompts, answers)
+    of_anchor = policy.read(state.anchor, prompts)
+    anchor_answers, _ = policy.sample(state.anchor, of_anchor, anchor_key, 2)
 
     def loss(weights: Weights) -> tuple[jax.Array, Metrics]:
-        both = policy.log_prob(weights, prompts, jnp.concatenate([answers, winners], axis=1))
+        of_policy = policy.read(weights, prompts)
+        answers, _ = policy.sample(*jax.lax.stop_gradient((weights, of_policy)), policy_key, 1)
+        rewards, anchor_rewards = score(reward, prompts, answers, anchor_answers)
+        winners = best(anchor_answers, anchor_rewards)
+        penalised = worse_than_all(rewards, anchor_rewards)
+        anchor_log_probs = policy.log_prob(state.anchor, of_anchor, answers)
+        both = policy.log_prob(weights, of_policy, jnp.concatenate([answers, winners], axis=1))
         log_probs, winner_log_probs = both[:, :1], both[:, 1:]
         log_ratio = jax.lax.stop_gradient(log_probs) - anchor_log_probs
         returns = jnp.where(penalised, PENALTY, 0.0) - log_ratio

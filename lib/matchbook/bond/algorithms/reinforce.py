@@ -53,12 +53,13 @@ def _step(
     prompts: Prompts,
 ) -> tuple[PolicyState, Metrics]:
     key, policy_key = jax.random.split(state.key)
-    answers, _ = policy.sample(state.weights, prompts, policy_key, num_samples)
-    (rewards,) = score(reward, prompts, answers)
-    anchor_log_probs = policy.log_prob(state.anchor, prompts, answers)
 
     def loss(weights: Weights) -> tuple[jax.Array, Metrics]:
-        log_probs = policy.log_prob(weights, prompts, answers)
+        read = policy.read(weights, prompts)  # once, as in `jbond`
+        answers, _ = policy.sample(*jax.lax.stop_gradient((weights, read)), policy_key, num_samples)
+        (rewards,) = score(reward, prompts, answers)
+        anchor_log_probs = policy.log_prob(state.anchor, prompts, answers)
+        log_probs = policy.log_prob(weights, read, answers)
         log_ratio = jax.lax.stop_gradient(log_probs) - anchor_log_probs
         metrics = sample_metrics(rewards, log_ratio, rewards, rewards.size)
         metrics["kl_to_reference"] = jnp.mean(log_ratio)

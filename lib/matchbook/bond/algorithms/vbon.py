@@ -75,15 +75,17 @@ def _step(
     prompts: Prompts,
 ) -> tuple[PolicyState, Metrics]:
     key, policy_key, anchor_key = jax.random.split(state.key, 3)
-    answers, _ = policy.sample(state.weights, prompts, policy_key, 1)
-    anchor_answers, _ = policy.sample(state.anchor, prompts, anchor_key, k)
-    rewards, anchor_rewards = score(reward, prompts, answers, anchor_answers)
-    log_worse = log_estimate(counts_worse(rewards, anchor_rewards), k, "plus-one")
-    anchor_log_probs = policy.log_prob(state.anchor, prompts, answers)
-    target = log_best_of_n(log_worse, anchor_log_probs, n)
+    of_anchor = policy.read(state.anchor, prompts)
+    anchor_answers, _ = policy.sample(state.anchor, of_anchor, anchor_key, k)
 
     def loss(weights: Weights) -> tuple[jax.Array, Metrics]:
-        log_probs = policy.log_prob(weights, prompts, answers)
+        read = policy.read(weights, prompts)  # once, as in `jbond`
+        answers, _ = policy.sample(*jax.lax.stop_gradient((weights, read)), policy_key, 1)
+        rewards, anchor_rewards = score(reward, prompts, answers, anchor_answers)
+        log_worse = log_estimate(counts_worse(rewards, anchor_rewards), k, "plus-one")
+        anchor_log_probs = policy.log_prob(state.anchor, of_anchor, answers)
+        target = log_best_of_n(log_worse, anchor_log_probs, n)
+        log_probs = policy.log_prob(weights, read, answers)
         detached = jax.lax.stop_gradient(log_probs)
         log_ratio = detached - anchor_log_probs
         generations = rewards.size + anchor_rewards.size

@@ -22,9 +22,6 @@ IMPLEMENTATIONS: dict[str, Callable[..., Array]] = {
     "splash": splash.splash_attention,
 }
 
-Attend = Callable[..., Array]
-"""`attention`, or what is to stand for it: the same arguments, the same shape."""
-
 LONG = 256
 """Tokens in a row from which `dense` is not taken; below, it compiles faster than it loses."""
 

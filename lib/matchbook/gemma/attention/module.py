@@ -4,7 +4,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
-from matchbook.gemma.attention.choice import Attend, attention
+from matchbook.gemma.attention.choice import attention
 from matchbook.gemma.config import Gemma2Config
 from matchbook.gemma.layers import Rotation, apply_rope, fan_in_normal, project
 
@@ -45,14 +45,13 @@ class Attention(nnx.Module):
         positions: Int[Array, "batch time"],
         segments: Int[Array, "batch time"],
         window: int | None,
-        attend: Attend = attention,
     ) -> Float[Array, "batch time embed"]:
         """Self-attention of `x`; `rotation` is `rope_rotation(positions, ...)`."""
 
         def heads(weights: nnx.Param) -> Array:
             return project(x, weights[...], self.dtype).reshape(*x.shape[:2], *weights.shape[1:])
 
-        mixed = attend(
+        mixed = attention(
             apply_rope(heads(self.query), rotation),
             apply_rope(heads(self.key), rotation),
             heads(self.value),

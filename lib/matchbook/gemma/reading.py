@@ -1,0 +1,199 @@
+"""Prompts read once, for all that follows: sampling from them, and the likelihood of what was
+sampled.
+
+Unusual: reading is differentiable, and so is going on from what was read. A trainer that samples
+answers and then learns from them passes its gradient through the very forward pass over the prompts
+that sampling began with, and the several answers of a prompt share it:
+
+    prompt prompt prompt --read--> cache --go on--> first answer    positions 3 4
+       0      1      2                  `---go on--> second answer  positions 3 4
+"""
+
+from functools import partial
+from operator import itemgetter
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int
+
+from matchbook.gemma.attention import attention
+from matchbook.gemma.cache import Cache, Slots, fill, num_slots, seen, stored_positions
+from matchbook.gemma.decoding import in_panels, through_layer
+from matchbook.gemma.dimensions import gathered
+from matchbook.gemma.layers import rope_rotation, soft_cap
+from matchbook.gemma.model import Layer, Transformer, rematerialised
+
+
+class Read(NamedTuple):
+    """What a model has made of prompts; a pytree.
+
+    stream: of each prompt's last token, after the final norm: what predicts the next one.
+    positions: of that token.
+    cache: of all tokens.
+    """
+
+    stream: Float[Array, "prompts embed"]
+    positions: Int[Array, " prompts"]
+    cache: Cache
+
+
+def read(
+    model: Transformer,
+    tokens: Int[Array, "prompts time"],
+    positions: Int[Array, "prompts time"],
+    segments: Int[Array, "prompts time"],
+    *,
+    context: int | None = None,
+) -> Read:
+    """Whole prompts at once. Differentiable; the model's `remat` says what is computed again.
+
+    Args:
+      model: its stacked weights are scanned.
+      tokens: prompts, padded on the left: the last column holds a token of every row.
+      positions: of each token in its document, not negative.
+      segments: document of each token, 0 for padding; the one of the last column goes on.
+      context: columns that the cache is for, those of the prompt included; by default these alone.
+        `cache.grow` makes room for more.
+    """
+    config, columns = model.config, tokens.shape[1]
+    context = columns if context is None else context
+    rotation = rope_rotation(positions, config.head_dim, config.rope_base)
+
+    def through(layer: Layer, _: None, window: int | None, x: Array) -> tuple[Array, Slots]:
+        def mix(q: Array, k: Array, v: Array) -> tuple[Array, Slots]:
+            mixed = attention(
+                q,
+                k,
+                v,
+                positions=positions,
+                segments=segments,
+                window=window,
+                softcap=config.attention_softcap,
+                scale=config.query_scale,
+                implementation=layer.attention.implementation,
+            )
+            return mixed, fill(k, v, num_slots(context, window))
+
+        return through_layer(in_panels(layer, model.embedder.dtype, None), x, rotation, mix)
+
+    x = gathered(model.embedder).encode(tokens)
+    x, pairs = _through_pairs(model, through, x, (None, None))
+    layers = [
+        jax.tree.map(itemgetter(pair), slots) for pair in range(config.num_pairs) for slots in pairs
+    ]
+    stored = (
+        stored_positions(positions, segments, num_slots(context, window))
+        for window in (config.sliding_window, None)
+    )
+    cache = Cache(jnp.int32(columns), *stored, tuple(layers))
+    return Read(model.final_norm(x[:, -1]), positions[:, -1].astype(jnp.int32), cache)
+
+
+def prefill(
+    model: Transformer,
+    tokens: Int[Array, "prompts time"],
+    positions: Int[Array, "prompts time"],
+    segments: Int[Array, "prompts time"],
+    *,
+    context: int,
+) -> tuple[Float[Array, "prompts vocab"], Cache]:
+    """Logits of the token that follows each prompt, and the cache that continues it; as `read`."""
+    found = read(model, tokens, positions, segments, context=context)
+    return model.unembed(found.stream), found.cache
+
+
+def go_on(
+    model: Transformer, found: Read, texts: Int[Array, "prompts samples time"]
+) -> Float[Array, "prompts samples time embed"]:
+    """The stream after the final norm at each token of texts that go on from prompts.
+
+    A text sees its prompt and itself, none of the others. Differentiable in the model and in what
+    was read. Texts are taken to be short: their scores are one array, [time, slots + time] a head.
+
+    Args:
+      model: the one that `found` comes from.
+      found: `read` of the prompts.
+      texts: any number of them to a prompt, of equal width.
+    """
+    config, cache = model.config, found.cache
+    samples, time = texts.shape[1:]
+    if time == 0:
+        return jnp.zeros((*texts.shape, config.embed_dim), found.stream.dtype)
+    place = found.positions[:, None] + 1 + jnp.arange(time, dtype=jnp.int32)[None, :]
+    rotation = rope_rotation(jnp.tile(place, (1, samples)), config.head_dim, config.rope_base)
+    windows = {config.sliding_window: cache.local_positions, None: cache.global_positions}
+    masks = {window: _visible(stored, place, window) for window, stored in windows.items()}
+
+    def through(layer: Layer, slots: Slots, window: int | None, x: Array) -> tuple[Array, None]:
+        def mix(q: Array, k: Array, v: Array) -> tuple[Array, None]:
+            own = (part.reshape(-1, samples, time, *part.shape[2:]) for part in (q, k, v))
+            options = {"softcap": config.attention_softcap, "scale": config.query_scale}
+            return _attend(*own, slots, masks[window], **options).reshape(q.shape), None
+
+        return through_layer(in_panels(layer, model.embedder.dtype, None), x, rotation, mix)
+
+    x = gathered(model.embedder).encode(texts.reshape(len(texts), -1))
+    local, others = (
+        jax.tree.map(lambda *layers: jnp.stack(layers), *cache.layers[kind::2]) for kind in (0, 1)
+    )
+    x, _ = _through_pairs(model, through, x, (local, others))
+    return model.final_norm(x).reshape(*texts.shape, -1)
+
+
+def _visible(
+    stored: Int[Array, "prompts slots"], place: Int[Array, "prompts time"], window: int | None
+) -> Bool[Array, "prompts time slots_and_time"]:
+    """Which slots of its prompt, and which tokens of its text, each token of a text sees."""
+    keys = jnp.concatenate([stored, place], axis=1)
+    return jax.vmap(seen, (None, 1, None), 1)(keys, place, window)
+
+
+def _attend(
+    q: Float[Array, "prompts samples time heads head_dim"],
+    k: Float[Array, "prompts samples time kv_heads head_dim"],
+    v: Float[Array, "prompts samples time kv_heads head_dim"],
+    slots: Slots,
+    mask: Bool[Array, "prompts time slots_and_time"],
+    *,
+    softcap: int | float | None,
+    scale: int | float,
+) -> Float[Array, "prompts samples time heads head_dim"]:
+    """`attention` of texts over their prompt's slots and themselves; terms as in `dense`."""
+    grouped = q.reshape(*q.shape[:3], k.shape[3], -1, q.shape[4])
+    wide = {"preferred_element_type": jnp.float32}
+    of_prompt = jnp.einsum("pstkgh,pkch->pkgstc", grouped, slots.keys, **wide)
+    of_text = jnp.einsum("pstkgh,psukh->pkgstu", grouped, k, **wide)
+    scores = soft_cap(jnp.concatenate([of_prompt, of_text], axis=-1) * scale, softcap)
+    scores = jnp.where(mask[:, None, None, None], scores, jnp.finfo(jnp.float32).min)
+    weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
+    of_prompt, of_text = jnp.split(weights, [slots.keys.shape[2]], axis=-1)
+    mixed = jnp.einsum("pkgstc,pkch->pstkgh", of_prompt, slots.values, **wide)
+    mixed += jnp.einsum("pkgstu,psukh->pstkgh", of_text, v, **wide)
+    return mixed.reshape(q.shape).astype(q.dtype)
+
+
+def _through_pairs(model: Transformer, through: Any, x: Array, given: Any) -> tuple[Array, Any]:
+    """The stream after all layers, by ``through(layer, given, window, x) -> x, kept``.
+
+    `given` and what is kept are pairs, of local and of global layers, stacked.
+    """
+    graph, stacked = nnx.split(model.pairs)
+    dtype, remat, window = model.embedder.dtype, model.remat, model.config.sliding_window
+
+    def step(x: Array, scanned: Any) -> tuple[Array, Any]:
+        weights, (local_given, global_given) = scanned
+        pair = nnx.merge(graph, weights)
+        first = partial(through, gathered(pair.local_layer, dtype), local_given, window)
+        then = partial(through, gathered(pair.global_layer, dtype), global_given, None)
+        first, then = (rematerialised(layer, remat, "layer") for layer in (first, then))
+
+        def both(x: Array) -> tuple[Array, Any]:
+            x, local_kept = first(x)
+            x, global_kept = then(x)
+            return x, (local_kept, global_kept)
+
+        return rematerialised(both, remat, "pair")(x)
+
+    return jax.lax.scan(step, x, (stacked, given), unroll=model.unroll)
