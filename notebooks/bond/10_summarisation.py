@@ -28,8 +28,8 @@ rates: list[float] | None = None  # learning rates: imitator, reward model, J-BO
 sizes = {
     "smoke": {"seeds": 2, "model": [64, 2], "text": [1500, 24, 16, 1024], "steps": [3, 3, 4],
               "rows": [8, 2, 3, 8], "draws": 2, "eta": 0.05, "rates": [0.01, 0.003, 0.001, 0.0003]},
-    "laptop": {"seeds": 5, "model": [64, 2], "text": [16000, 32, 16, 2048], "steps": [240, 120, 120],
-               "rows": [32, 24, 36, 128], "draws": 8, "eta": 0.05,
+    "laptop": {"seeds": 5, "model": [64, 2], "text": [16000, 32, 16, 2048],
+               "steps": [240, 120, 120], "rows": [32, 24, 36, 128], "draws": 8, "eta": 0.05,
                "rates": [0.01, 0.003, 0.001, 0.0003]},
     "gpu": {"seeds": 5, "model": [768, 12], "text": [100000, 256, 32, 8192],
             "steps": [4000, 2000, 400], "rows": [128, 64, 96, 512], "draws": 16, "eta": 0.02,

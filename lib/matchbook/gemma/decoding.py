@@ -153,7 +153,9 @@ def through_layer[Kept](
     x: Float[Array, "batch time embed"],
     rotation: Rotation,
     mix: Callable[[Array, Array, Array], tuple[Array, Kept]],
-) -> tuple[Float[Array, "batch time embed"], Kept]:
+    *,
+    ends: bool = False,
+) -> tuple[Float[Array, "batch time_or_1 embed"], Kept]:
     """A `Layer` with its attention left to the caller.
 
     Args:
@@ -162,15 +164,21 @@ def through_layer[Kept](
       rotation: `rope_rotation` of the positions of x.
       mix: attention: rotated queries and keys, and values, to mixed values and whatever else is to
         be kept, such as the layer's cache. All are [batch, time, heads, head_dim].
+      ends: only the last column's stream is wanted. Its query alone is asked; keys and values are
+        those of all columns.
     """
     head_dim = 2 * rotation[0].shape[-1]
 
-    def heads(matrix: Panels) -> Array:
-        return times(normed, matrix).reshape(*x.shape[:2], -1, head_dim)
+    def heads(rows: Array, matrix: Panels) -> Array:
+        return times(rows, matrix).reshape(*rows.shape[:2], -1, head_dim)
 
     normed = layer.pre_attention_norm(x)
-    q, k = (apply_rope(heads(matrix), rotation) for matrix in (layer.query, layer.key))
-    mixed, kept = mix(q, k, heads(layer.value))
+    k, v = apply_rope(heads(normed, layer.key), rotation), heads(normed, layer.value)
+    if ends:
+        x, normed = x[:, -1:], normed[:, -1:]
+        rotation = rotation[0][:, -1:], rotation[1][:, -1:]
+    q = apply_rope(heads(normed, layer.query), rotation)
+    mixed, kept = mix(q, k, v)
     x = x + layer.post_attention_norm(times(mixed.reshape(*x.shape[:2], -1), layer.output))
     normed = layer.pre_mlp_norm(x)
     gate = jax.nn.gelu(times(normed, layer.gate), approximate=True)

@@ -9,6 +9,7 @@ that sampling began with, and the several answers of a prompt share it:
        0      1      2                  `---go on--> second answer  positions 3 4
 """
 
+from collections.abc import Callable
 from functools import partial
 from operator import itemgetter
 from typing import Any, NamedTuple
@@ -19,11 +20,22 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from matchbook.gemma.attention import attention
-from matchbook.gemma.cache import Cache, Slots, fill, num_slots, seen, stored_positions
+from matchbook.gemma.cache import (
+    Cache,
+    Slots,
+    attend,
+    fill,
+    num_slots,
+    seen,
+    stored_positions,
+)
 from matchbook.gemma.decoding import in_panels, through_layer
 from matchbook.gemma.dimensions import gathered
 from matchbook.gemma.layers import rope_rotation, soft_cap
 from matchbook.gemma.model import Layer, Transformer, rematerialised
+
+type Through = Callable[[Layer, Any, int | None, bool, Array], tuple[Array, Any]]
+"""``(layer, given, window, ends, x) -> x, kept``: one layer."""
 
 
 class Read(NamedTuple):
@@ -61,8 +73,18 @@ def read(
     context = columns if context is None else context
     rotation = rope_rotation(positions, config.head_dim, config.rope_base)
 
-    def through(layer: Layer, _: None, window: int | None, x: Array) -> tuple[Array, Slots]:
+    stored = {
+        window: stored_positions(positions, segments, num_slots(context, window))
+        for window in (config.sliding_window, None)
+    }
+
+    def through(layer: Layer, _: None, window: int | None, ends: bool, x: Array) -> Any:
         def mix(q: Array, k: Array, v: Array) -> tuple[Array, Slots]:
+            slots = fill(k, v, num_slots(context, window))
+            softcap, scale = config.attention_softcap, config.query_scale
+            if ends:
+                mask = seen(stored[window], positions[:, -1], window)
+                return attend(q, slots, mask, softcap=softcap, scale=scale), slots
             mixed = attention(
                 q,
                 k,
@@ -70,24 +92,18 @@ def read(
                 positions=positions,
                 segments=segments,
                 window=window,
-                softcap=config.attention_softcap,
-                scale=config.query_scale,
+                softcap=softcap,
+                scale=scale,
                 implementation=layer.attention.implementation,
             )
-            return mixed, fill(k, v, num_slots(context, window))
+            return mixed, slots
 
-        return through_layer(in_panels(layer, model.embedder.dtype, None), x, rotation, mix)
+        whole = in_panels(layer, model.embedder.dtype, None)
+        return through_layer(whole, x, rotation, mix, ends=ends)
 
     x = gathered(model.embedder).encode(tokens)
-    x, pairs = _through_pairs(model, through, x, (None, None))
-    layers = [
-        jax.tree.map(itemgetter(pair), slots) for pair in range(config.num_pairs) for slots in pairs
-    ]
-    stored = (
-        stored_positions(positions, segments, num_slots(context, window))
-        for window in (config.sliding_window, None)
-    )
-    cache = Cache(jnp.int32(columns), *stored, tuple(layers))
+    x, layers = _through_layers(model, through, x, [None] * config.num_layers, ends=True)
+    cache = Cache(jnp.int32(columns), *stored.values(), tuple(layers))
     return Read(model.final_norm(x[:, -1]), positions[:, -1].astype(jnp.int32), cache)
 
 
@@ -126,7 +142,7 @@ def go_on(
     windows = {config.sliding_window: cache.local_positions, None: cache.global_positions}
     masks = {window: _visible(stored, place, window) for window, stored in windows.items()}
 
-    def through(layer: Layer, slots: Slots, window: int | None, x: Array) -> tuple[Array, None]:
+    def through(layer: Layer, slots: Slots, window: int | None, _: bool, x: Array) -> Any:
         def mix(q: Array, k: Array, v: Array) -> tuple[Array, None]:
             own = (part.reshape(-1, samples, time, *part.shape[2:]) for part in (q, k, v))
             options = {"softcap": config.attention_softcap, "scale": config.query_scale}
@@ -135,10 +151,7 @@ def go_on(
         return through_layer(in_panels(layer, model.embedder.dtype, None), x, rotation, mix)
 
     x = gathered(model.embedder).encode(texts.reshape(len(texts), -1))
-    local, others = (
-        jax.tree.map(lambda *layers: jnp.stack(layers), *cache.layers[kind::2]) for kind in (0, 1)
-    )
-    x, _ = _through_pairs(model, through, x, (local, others))
+    x, _ = _through_layers(model, through, x, list(cache.layers), ends=False)
     return model.final_norm(x).reshape(*texts.shape, -1)
 
 
@@ -174,19 +187,23 @@ def _attend(
     return mixed.reshape(q.shape).astype(q.dtype)
 
 
-def _through_pairs(model: Transformer, through: Any, x: Array, given: Any) -> tuple[Array, Any]:
-    """The stream after all layers, by ``through(layer, given, window, x) -> x, kept``.
+def _through_layers(
+    model: Transformer, through: Through, x: Array, given: list[Any], *, ends: bool
+) -> tuple[Array, list[Any]]:
+    """The stream after all layers, and what `through` keeps of each; `given` is one for each, too.
 
-    `given` and what is kept are pairs, of local and of global layers, stacked.
+    Where a loop over pairs is not wanted, there is none, and the last layer need not go on with
+    more than the `ends`.
     """
     graph, stacked = nnx.split(model.pairs)
     dtype, remat, window = model.embedder.dtype, model.remat, model.config.sliding_window
+    pairs = list(zip(given[::2], given[1::2]))
 
-    def step(x: Array, scanned: Any) -> tuple[Array, Any]:
+    def step(x: Array, scanned: Any, ends: bool = False) -> tuple[Array, Any]:
         weights, (local_given, global_given) = scanned
         pair = nnx.merge(graph, weights)
-        first = partial(through, gathered(pair.local_layer, dtype), local_given, window)
-        then = partial(through, gathered(pair.global_layer, dtype), global_given, None)
+        first = partial(through, gathered(pair.local_layer, dtype), local_given, window, False)
+        then = partial(through, gathered(pair.global_layer, dtype), global_given, None, ends)
         first, then = (rematerialised(layer, remat, "layer") for layer in (first, then))
 
         def both(x: Array) -> tuple[Array, Any]:
@@ -196,4 +213,14 @@ def _through_pairs(model: Transformer, through: Any, x: Array, given: Any) -> tu
 
         return rematerialised(both, remat, "pair")(x)
 
-    return jax.lax.scan(step, x, (stacked, given), unroll=model.unroll)
+    if model.unroll >= len(pairs):
+        kept = []
+        for index, pair in enumerate(pairs):
+            weights = jax.tree.map(itemgetter(index), stacked)
+            x, of_pair = step(x, (weights, pair), ends and index == len(pairs) - 1)
+            kept.append(of_pair)
+    else:
+        together = jax.tree.map(lambda *leaves: jnp.stack(leaves), *pairs)
+        x, scanned = jax.lax.scan(step, x, (stacked, together), unroll=model.unroll)
+        kept = [jax.tree.map(itemgetter(index), scanned) for index in range(len(pairs))]
+    return x, [one for pair in kept for one in pair]
