@@ -10,7 +10,6 @@ from matchbook import lab
 from matchbook.bond import algorithms, exact, monte_carlo, policies, quantile_estimates
 from matchbook.bond.reward_checks import check_reward, check_rewards
 
-QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 ANSWERS = 96
 RNG = np.random.default_rng(0)
 REFERENCE = jax.nn.log_softmax(jnp.asarray(0.5 * RNG.standard_normal((2, ANSWERS)), jnp.float32))
@@ -24,7 +23,6 @@ def train(step, optimizer, every, times):
     """Exact numbers before, and after each `every` steps; and the last metrics."""
     run = jax.jit(
         lambda state: jax.lax.scan(lambda s, _: step(s, PROMPTS), state, length=every),
-        compiler_options=QUICK,
     )
     state = algorithms.policy_state(REFERENCE, optimizer, seed=0)
     found = [EVALUATE(state)]
@@ -130,9 +128,7 @@ def test_iterated_bond_runs_in_the_loop_and_compiles_once():
 
 
 def test_best_of_n_sampling_has_the_rewards_of_best_of_n():
-    step = jax.jit(
-        algorithms.best_of_n_sampling_step(policies.TABULAR, REWARD, n=4), compiler_options=QUICK
-    )
+    step = jax.jit(algorithms.best_of_n_sampling_step(policies.TABULAR, REWARD, n=4))
     state = algorithms.policy_state(REFERENCE, optax.sgd(1.0), seed=0)
     after, metrics = step(state, jnp.tile(jnp.arange(2), 2000))
     probs, ranks = np.exp(np.asarray(REFERENCE, float)), np.asarray(TABLE, int)

@@ -23,7 +23,6 @@ from matchbook.bond.quantile_estimates import log_estimate, mean_log_estimate
 PROMPTS, ANSWERS, FEATURES = 2, 5, 3
 N, K, BATCHES = 3, 4, 6000
 BETA_RL, ALPHA = 0.3, 0.2
-QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 
 RNG = np.random.default_rng(3)
 BASE = RNG.standard_normal((PROMPTS, ANSWERS))
@@ -157,7 +156,7 @@ def measured():
             for name, step in every.items()
         }
 
-    return jax.jit(all_of_them, compiler_options=QUICK)(state, prompts)
+    return jax.jit(all_of_them)(state, prompts)
 
 
 def difference(one, other, state, prompts):
@@ -220,7 +219,7 @@ def test_both_gradients_of_bond_with_a_learned_quantile():
         return state.weights - new.weights, start.quantile - new.quantile
 
     keys = jax.random.split(jax.random.key(2), BATCHES)
-    run = jax.jit(jax.vmap(gradient), compiler_options=QUICK)
+    run = jax.jit(jax.vmap(gradient))
     found = [np.asarray(g, np.float64).reshape(BATCHES, -1) for g in run(keys)]
     # Eq. 25: the policy's probability of the answer, times sigmoid minus the true quantile.
     chance = 1 / (1 + np.exp(-QUANTILE))
@@ -264,7 +263,6 @@ def test_leave_one_out_is_unbiased_and_less_noisy():
     for with_baseline in (True, False):
         run = jax.jit(
             jax.vmap(functools.partial(gradient, with_baseline=with_baseline)),
-            compiler_options=QUICK,
         )
         found = np.asarray(run(keys), np.float64)
         error = found.std(axis=0, ddof=1) / np.sqrt(BATCHES)

@@ -1,6 +1,5 @@
 """Settings as arguments of one program; BOND with quantiles that are given."""
 
-import functools
 import itertools
 
 import jax
@@ -13,7 +12,6 @@ from scipy.special import log_softmax
 from matchbook import lab
 from matchbook.bond import algorithms, exact, policies
 
-QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 ANSWERS, PROMPTS = 6, jnp.tile(jnp.arange(2), 8)
 RNG = np.random.default_rng(1)
 TABLE = jnp.asarray(RNG.standard_normal((2, ANSWERS)), jnp.float32)
@@ -40,7 +38,7 @@ def rated(table, rate):
     return algorithms.jbond_step(policies.TABULAR, optimizer, reward, anchor)
 
 
-@functools.partial(jax.jit, compiler_options=QUICK)
+@jax.jit
 def advanced(step, state):
     return step(state, PROMPTS)[0]
 
@@ -114,7 +112,7 @@ def test_given_quantiles_have_the_gradient_of_what_is_given():
     def run(state):
         return algorithms.gradient_statistics(step, state, jnp.arange(2), 20_000)
 
-    found = jax.jit(run, compiler_options=QUICK)(state)
+    found = jax.jit(run)(state)
     policy = log_softmax(weights, axis=1)
     returns = (n - 1) * given - (policy - np.asarray(REFERENCE, float))
     probs = np.exp(policy)

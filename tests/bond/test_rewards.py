@@ -8,7 +8,6 @@ import pytest
 from matchbook.bond import algorithms, enumerable_lm, reward_checks, rewards, sequences
 from matchbook.bond.scalar_head import head_on_trunk, scalar_head
 
-QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 STOP, LENGTH = 7, 3
 PROMPTS = sequences.token_prompts([[1, 2], [5], [3, 3]])
 GRAPH, TRUNK = enumerable_lm.new_model(enumerable_lm.config(16), seed=0)
@@ -42,7 +41,7 @@ def learned(step, batches):
     """The state and the metrics after so many batches, stacked along the first axis."""
     optimizer = algorithms.adam(0.01, 0)
     state = rewards.reward_state(head_on_trunk(TRUNK, 16), optimizer)
-    run = jax.jit(lambda s, b: jax.lax.scan(step, s, b), compiler_options=QUICK)
+    run = jax.jit(lambda s, b: jax.lax.scan(step, s, b))
     return run(state, batches)
 
 
@@ -109,7 +108,7 @@ def text(tokens):
 
 def in_steps(reward, steps=3):
     """Rewards that steps of best-of-2 sampling, compiled, report."""
-    step = jax.jit(algorithms.best_of_n_sampling_step(POLICY, reward, n=2), compiler_options=QUICK)
+    step = jax.jit(algorithms.best_of_n_sampling_step(POLICY, reward, n=2))
     state, found = algorithms.policy_state(TRUNK, algorithms.DESCENT, seed=0), []
     for _ in range(steps):
         state, metrics = step(state, PROMPTS)

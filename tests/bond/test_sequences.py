@@ -12,7 +12,6 @@ from scipy.stats import chi2
 from matchbook.bond import enumerable_lm, sequences
 from matchbook.gemma import Gemma2Config
 
-QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 VOCAB, STOP, NEW = 4, 3, 3
 CONFIG = Gemma2Config(
     vocab_size=VOCAB,
@@ -36,7 +35,7 @@ def model():
     def logits(weights, tokens):
         return nnx.merge(graph, weights)(tokens)
 
-    return graph, weights, jax.jit(logits, compiler_options=QUICK)
+    return graph, weights, jax.jit(logits)
 
 
 def by_loop(logits, weights, prompt, answer, stops):
@@ -67,7 +66,7 @@ def test_log_prob_is_the_sum_over_the_answers_own_tokens(model, stops):
     answers = np.random.default_rng(1).integers(0, VOCAB, (3, 5, NEW))
     answers[0, 0] = [STOP, 1, 2]
     answers[0, 1] = [1, STOP, STOP]
-    compiled = jax.jit(policy.log_prob, compiler_options=QUICK)
+    compiled = jax.jit(policy.log_prob)
     found = np.asarray(compiled(weights, PROMPTS, jnp.asarray(answers)))
     for row, prompt in enumerate(lists(PROMPTS)):
         for sample in range(5):
@@ -92,12 +91,12 @@ def test_answers_with_a_stop_are_a_distribution_that_sampling_follows(model):
         distinct.add(tokens[:end] + (0,) * (NEW - end))
     distinct = sorted(distinct)
     listed = jnp.broadcast_to(jnp.array(distinct), (3, len(distinct), NEW))
-    log_prob = jax.jit(policy.log_prob, compiler_options=QUICK)
+    log_prob = jax.jit(policy.log_prob)
     log_probs = np.asarray(log_prob(weights, PROMPTS, listed), float)
     np.testing.assert_allclose(np.exp(log_probs).sum(axis=1), 1, rtol=1e-5)
 
     number = 4000
-    draw = jax.jit(policy.sample, static_argnums=3, compiler_options=QUICK)
+    draw = jax.jit(policy.sample, static_argnums=3)
     answers, drawn = draw(weights, PROMPTS, jax.random.key(0), number)
     place = {answer: i for i, answer in enumerate(distinct)}
     for row in range(3):
@@ -121,7 +120,7 @@ def test_the_prompt_passes_no_likelihood_but_a_gradient(model):
     def total(weights):
         return jnp.sum(policy.log_prob(weights, PROMPTS, answers))
 
-    value_and_grad = jax.jit(jax.value_and_grad(total), compiler_options=QUICK)
+    value_and_grad = jax.jit(jax.value_and_grad(total))
     _, gradient = value_and_grad(weights)
     squared = sum(float(jnp.sum(g**2)) for g in jax.tree.leaves(gradient))
     step = 1e-3 / np.sqrt(squared)
@@ -157,10 +156,7 @@ def test_answers_of_one_prompt_do_not_see_each_other(model):
         found = jnp.concatenate(single, axis=1)
         return jnp.sum(scale * found), found
 
-    (together, alone) = (
-        jax.jit(jax.grad(f, has_aux=True), compiler_options=QUICK)(weights)
-        for f in (together, alone)
-    )
+    (together, alone) = (jax.jit(jax.grad(f, has_aux=True))(weights) for f in (together, alone))
     np.testing.assert_allclose(together[1], alone[1], atol=1e-5)
     for one, other in zip(jax.tree.leaves(together[0]), jax.tree.leaves(alone[0])):
         np.testing.assert_allclose(one, other, atol=2e-4)
@@ -174,8 +170,8 @@ def test_seeds_may_be_mapped_over(model):
     def draw(key):
         return policy.sample(weights, PROMPTS, key, 2)
 
-    mapped = jax.jit(jax.vmap(draw), compiler_options=QUICK)(keys)
-    single = jax.jit(draw, compiler_options=QUICK)
+    mapped = jax.jit(jax.vmap(draw))(keys)
+    single = jax.jit(draw)
     for row, key in enumerate(keys):
         answers, log_probs = single(key)
         np.testing.assert_array_equal(mapped[0][row], answers)

@@ -12,8 +12,6 @@ from matchbook.control.dmpo import DMPO
 from matchbook.control.learning import State, update
 from matchbook.control.transitions import Transition
 
-FAST = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
-
 
 def dmpo(critic, **settings):
     settings = {"policy_sizes": (32, 32), "critic_sizes": (32, 32), "num_actions": 4} | settings
@@ -40,12 +38,12 @@ def batch(seed=0, size=8, reward=1.0, leading=()):
     return Transition(*(jnp.asarray(field, jnp.float32) for field in fields))
 
 
-@functools.partial(jax.jit, static_argnums=0, compiler_options=FAST)
+@functools.partial(jax.jit, static_argnums=0)
 def step(learner, state, batch):
     return learner.step(state, batch)
 
 
-@functools.partial(jax.jit, static_argnums=0, compiler_options=FAST)
+@functools.partial(jax.jit, static_argnums=0)
 def steps(learner, state, batches):
     return update(learner, state, batches)
 

@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from learners import FAST
 
 from matchbook import lab
 from matchbook.control import environments
@@ -66,7 +65,7 @@ def single():
     return environments.from_gymnasium(Gym, 3)
 
 
-@functools.partial(jax.jit, static_argnums=0, compiler_options=FAST)
+@functools.partial(jax.jit, static_argnums=0)
 def run(learner, state, batches):
     return update(learner, state, batches)
 

@@ -5,7 +5,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from learners import (
-    FAST,
     batch,
     dmpo,
     leaves,
@@ -25,8 +24,8 @@ from matchbook.critics import Categorical, MixtureOfGaussians, Quantile, Scalar
 PLAIN = dmpo(Scalar(), target_policy_period=2, target_critic_period=3)
 
 
-returns = jax.jit(networks.returns, static_argnums=0, compiler_options=FAST)
-policy = jax.jit(PLAIN.policy, compiler_options=FAST)
+returns = jax.jit(networks.returns, static_argnums=0)
+policy = jax.jit(PLAIN.policy)
 
 
 def test_critic_loss_and_value_by_hand():
@@ -49,7 +48,7 @@ def test_critic_loss_and_value_by_hand():
     )
     q_values = jnp.asarray(next_values * (discounts > 0), jnp.float32)
     online = policy(state.online.policy, data.next_observations)
-    loss = jax.jit(mpo.loss, static_argnums=0, compiler_options=FAST)
+    loss = jax.jit(mpo.loss, static_argnums=0)
     region, drawn = mpo.TrustRegion(), jnp.asarray(actions)
     expected, _ = loss(region, state.duals, q_values, drawn, law, online)
     np.testing.assert_allclose(metrics["policy_loss"], expected, rtol=1e-4)
@@ -197,5 +196,5 @@ def test_policy_finds_the_gain_of_a_linear_quadratic_problem():
     zeros = jax.tree.map(jnp.zeros_like, (start, duals))
     carry = start, start, duals, zeros, jnp.zeros((), jnp.int32)
     keys = jax.random.split(jax.random.key(0, impl="rbg"), 3000)
-    _, gains = jax.jit(lambda c: jax.lax.scan(improve, c, keys), compiler_options=FAST)(carry)
+    _, gains = jax.jit(lambda c: jax.lax.scan(improve, c, keys))(carry)
     np.testing.assert_allclose(np.mean(gains[-500:]), problem.gain, rtol=0.03)

@@ -5,14 +5,14 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
-from learners import FAST, filled, numpy_torso
+from learners import filled, numpy_torso
 
 from matchbook.control import networks
 from matchbook.critics import MixtureOfGaussians, Scalar
 
 SIZES, KEY = (16, 8, 4), jax.random.key(0)
-returns = jax.jit(networks.returns, static_argnums=0, compiler_options=FAST)
-gaussian = jax.jit(networks.gaussian, static_argnums=2, compiler_options=FAST)
+returns = jax.jit(networks.returns, static_argnums=0)
+gaussian = jax.jit(networks.gaussian, static_argnums=2)
 
 
 def shapes(init, *arguments):
@@ -20,7 +20,7 @@ def shapes(init, *arguments):
 
 
 def made(init, *arguments):
-    return jax.jit(lambda: init(*arguments), compiler_options=FAST)()
+    return jax.jit(lambda: init(*arguments))()
 
 
 def test_many_actions_at_a_state_are_the_concatenated_inputs():

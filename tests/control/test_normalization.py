@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from learners import FAST, batch, d4pg, dmpo, norm, started, step
+from learners import batch, d4pg, dmpo, norm, started, step
 
 from matchbook.control import networks, normalization
 from matchbook.control.learning import Networks
@@ -17,9 +17,9 @@ UNITS = ReturnUnits(rate=0.1)
 QUICK = {"target_policy_period": 2, "target_critic_period": 2, "learning_rate": 1e-2}
 QUICK_D4PG = {"target_period": 2, "learning_rate": 1e-2}
 
-moved = jax.jit(normalization.moved, static_argnums=2, compiler_options=FAST)
-keep_up = jax.jit(normalization.keep_up, static_argnums=(0, 4), compiler_options=FAST)
-returns = jax.jit(networks.returns, static_argnums=0, compiler_options=FAST)
+moved = jax.jit(normalization.moved, static_argnums=2)
+keep_up = jax.jit(normalization.keep_up, static_argnums=(0, 4))
+returns = jax.jit(networks.returns, static_argnums=0)
 
 
 def unit(location, spread, mass=0.5, least=0.0):

@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from learners import FAST
 
 from matchbook.control import LinearQuadratic, PolicyEvaluation, Reader, ReturnUnits
 from matchbook.control.policy_evaluation import FixedPolicyBatch
@@ -41,7 +40,7 @@ def batches(scale, num=64, num_actions=2):
 
 
 def trained(one, scale=1.0):
-    scan = jax.jit(lambda s, b: jax.lax.scan(one.step, s, b)[0], compiler_options=FAST)
+    scan = jax.jit(lambda s, b: jax.lax.scan(one.step, s, b)[0])
     return scan(one.init(0), batches(scale))
 
 

@@ -1,6 +1,5 @@
 """Prompts and answers: the rows by hand, and fine-tuning's loss against NumPy."""
 
-import functools
 import inspect
 import textwrap
 
@@ -27,8 +26,6 @@ CONFIG = Gemma2Config(
 )
 PAIRS = [([2, 5, 6], [7, 1]), ([2, 8], [9, 10, 11, 1]), ([2], [1]), ([2, 3, 4, 5], [12, 1])]
 TIME = 12
-ONCE = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
-jit = functools.partial(jax.jit, compiler_options=ONCE)
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +41,7 @@ def model():
 @pytest.fixture(scope="module")
 def sft(model):
     """By gradient descent of rate 1, so that weights change by the gradient."""
-    step = jit(distill.sft_step(model[0], optax.sgd(1.0)))
+    step = jax.jit(distill.sft_step(model[0], optax.sgd(1.0)))
     return lambda rows: step(distill.train_state(model[1], optax.sgd(1.0)), as_arrays(rows))
 
 
@@ -86,7 +83,7 @@ def test_the_loss_of_fine_tuning_against_numpy(model, sft):
     rows = distill.answer_rows(PAIRS, TIME)
     graph, weights = model
     whole = nnx.merge(graph, weights)
-    logits = jit(whole.__call__)(*as_arrays(rows)[:3])
+    logits = jax.jit(whole.__call__)(*as_arrays(rows)[:3])
     log_probs, total, count = log_softmax(np.asarray(logits, np.float64), -1), 0.0, 0
     for row in range(len(rows.tokens)):
         for place in range(TIME):

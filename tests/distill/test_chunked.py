@@ -17,7 +17,6 @@ from matchbook.distill.memory import loss_memory
 
 TOKENS, VOCAB, EMBED, TEACHER_EMBED = 13, 11, 3, 5
 CAP, TEACHER_CAP = 4.0, 6.0
-ONCE = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 DIVERGENCES = {
     "cross_entropy": None,
     "forward_kl": None,
@@ -96,7 +95,7 @@ def compiled(loss, **fixed):
     def value(hidden, table, rest):
         return loss(hidden, table, **rest, **fixed)
 
-    program = jax.jit(jax.value_and_grad(value, (0, 1), has_aux=True), compiler_options=ONCE)
+    program = jax.jit(jax.value_and_grad(value, (0, 1), has_aux=True))
 
     def call(**x):
         rest = {k: v for k, v in x.items() if k not in ("hidden", "table")}
@@ -174,7 +173,7 @@ def test_ends_of_every_interpolation(example):
 def test_equals_the_dense_losses(example):
     x = arrays(example)
 
-    @functools.partial(jax.jit, compiler_options=ONCE)
+    @jax.jit
     def both(x):
         logits = CAP * jnp.tanh(x["hidden"] @ x["table"].T / CAP)[None]
         teacher = TEACHER_CAP * jnp.tanh(x["teacher_hidden"] @ x["teacher_table"].T / TEACHER_CAP)
@@ -258,7 +257,7 @@ def test_the_teacher_gets_no_gradient(example):
         changed = x | {"teacher_hidden": teacher_hidden, "teacher_table": teacher_table}
         return loss_of("backward_kl")(**changed)[0]
 
-    gradient = jax.jit(jax.grad(total, (0, 1)), compiler_options=ONCE)
+    gradient = jax.jit(jax.grad(total, (0, 1)))
     for each in gradient(x["teacher_hidden"], x["teacher_table"]):
         np.testing.assert_array_equal(each, 0)
 
@@ -273,7 +272,7 @@ def test_vmap_over_seeds_is_a_loop(example):
     loss = loss_of("forward_kl", SETTINGS["all"])
     constants = jax.tree.map(jnp.asarray, x)
     gradient = jax.grad(lambda hidden, table: 3 * loss(hidden, table, **constants)[0], (0, 1))
-    together = jax.jit(jax.vmap(gradient), compiler_options=ONCE)(hidden, tables)
+    together = jax.jit(jax.vmap(gradient))(hidden, tables)
     for seed in range(2):
         _, _, alone = program("forward_kl", "all")(hidden=hidden[seed], table=tables[seed], **x)
         for both, one in zip(together, alone, strict=True):

@@ -1,7 +1,5 @@
 """Computing in bfloat16 with float32 weights: close to float32, and small updates are kept."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -23,9 +21,6 @@ CONFIG = Gemma2Config(
     mlp_dim=32,
     sliding_window=8,
 )
-
-ONCE = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
-jit = functools.partial(jax.jit, compiler_options=ONCE)
 
 
 def batch(seed):
@@ -50,7 +45,7 @@ def test_it_stays_close_to_float32_and_masters_stay_float32(arm):
         graph, weights = distill.new_model(CONFIG, seed=0, dtype=dtype)
         teacher = distill.frozen_teacher(graph, distill.new_model(CONFIG, seed=7)[1])
         optimizer = distill.adamw(1e-2, 60)
-        step = jit(makers(graph, optimizer, teacher)[arm])
+        step = jax.jit(makers(graph, optimizer, teacher)[arm])
         state, losses = distill.train_state(weights, optimizer), []
         assert head(graph, weights, batch(0)).hidden.dtype == dtype
         for seed in range(60):
@@ -72,7 +67,7 @@ def test_an_update_that_bfloat16_would_lose_is_kept():
     # 1 / 1000 of each weight, where bfloat16 has steps of 1 / 256 to 1 / 128.
     tiny = optax.stateless(lambda _, weights: jax.tree.map(lambda w: 1e-3 * w, weights))
     state = distill.train_state(weights, tiny)
-    step = jit(distill.pretrain_step(graph, tiny))
+    step = jax.jit(distill.pretrain_step(graph, tiny))
     for seed in range(10):
         state, _ = step(state, batch(seed))
     table = np.asarray(weights["embedder"]["table"])

@@ -1,6 +1,5 @@
 """On-policy distillation against every answer that can be written, one by one."""
 
-import functools
 import itertools
 
 import jax
@@ -31,8 +30,6 @@ PROMPT = [2, 3, 0]
 WRITING = distill.Writing(num_new=NEW, stop_tokens=(STOP,))
 SGD = optax.sgd(1.0)  # weights change by the gradient
 # Half of the time of this file would go into making programs fast that run once.
-ONCE = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
-jit = functools.partial(jax.jit, compiler_options=ONCE)
 
 
 @pytest.fixture(scope="module")
@@ -90,13 +87,13 @@ def test_the_gradient_is_that_of_all_answers_weighed_by_their_chances(model, tea
         p = jnp.exp(log_p if through_sampling else jax.lax.stop_gradient(log_p))
         return jnp.sum(p * kl) / jnp.sum(p * lengths)
 
-    value_and_grad = jit(jax.value_and_grad(loss), static_argnums=1)
+    value_and_grad = jax.jit(jax.value_and_grad(loss), static_argnums=1)
     value, gradient = value_and_grad(model[1], False)
     assert jnp.sum(jnp.exp(of(model[1])[0])) == pytest.approx(1.0, abs=1e-5)
     expected = ravel_pytree(gradient)[0]
     with_reinforce = ravel_pytree(value_and_grad(model[1], True)[1])[0]
 
-    step = jit(distill.on_policy_step(model[0], SGD, teacher, WRITING))
+    step = jax.jit(distill.on_policy_step(model[0], SGD, teacher, WRITING))
     found, losses = [], []
     for seed in range(4):
         state, metrics = step(distill.on_policy_state(model[1], SGD, seed), prompts())
@@ -115,8 +112,8 @@ def test_the_gradient_is_that_of_all_answers_weighed_by_their_chances(model, tea
 
 def test_answers_are_written_with_their_chances_and_end_at_the_stop(model, teacher):
     of, _ = exact(model, teacher)
-    chances = np.exp(np.asarray(jit(of)(model[1])[0], np.float64))
-    write = jit(distill.write_answers, static_argnums=(0, 4))
+    chances = np.exp(np.asarray(jax.jit(of)(model[1])[0], np.float64))
+    write = jax.jit(distill.write_answers, static_argnums=(0, 4))
     rows = write(*model, prompts(), jax.random.key(3), WRITING)
     seen = dict.fromkeys(map(tuple, all_answers()), 0)
     for tokens, segments in zip(np.asarray(rows.tokens), np.asarray(rows.segments), strict=True):
@@ -155,7 +152,7 @@ def test_on_given_answers_the_loss_is_the_divergence_by_numpy(model, teacher, na
     state = distill.on_policy_state(model[1], SGD, 0)
     rows = distill.join_answers(given, given.answers, given.lengths)
     expected = dense(model, teacher.args[0], rows, name)
-    _, metrics = jit(step)(state, given)
+    _, metrics = jax.jit(step)(state, given)
     assert metrics["loss"] == pytest.approx(expected, rel=1e-4)
     assert metrics["answer_length"] == 2
     found = distill.divergence_on(*model, teacher, rows, name, beta)
@@ -168,7 +165,7 @@ def test_a_share_of_the_steps_uses_given_answers(model, teacher):
     step = distill.on_policy_step(model[0], optax.sgd(0.0), teacher, writing, **options)
     given = prompts(rows=2)
 
-    @jit
+    @jax.jit
     def lengths(state: OnPolicyState):
         def one(state, _):
             state, metrics = step(state, given)

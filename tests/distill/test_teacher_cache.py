@@ -16,7 +16,6 @@ from matchbook.gemma import Gemma2Config
 
 TOKENS, VOCAB, EMBED, TEACHER_EMBED = 9, 17, 3, 5
 CAP, TEACHER_CAP = 4.0, 6.0
-ONCE = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 DIVERGENCES = {"forward_kl": None, "backward_kl": None, "jensen_shannon": 0.3}
 
 
@@ -51,13 +50,13 @@ def bucket_by_hand(x, k):
     return total
 
 
-@functools.partial(jax.jit, static_argnames=("k", "chunk_size"), compiler_options=ONCE)
+@functools.partial(jax.jit, static_argnames=("k", "chunk_size"))
 def answers(x, k=VOCAB, chunk_size=4):
     hidden, table = x["teacher_hidden"], x["teacher_table"]
     return top_k(hidden, table, k, softcap=TEACHER_CAP, chunk_size=chunk_size)
 
 
-@functools.partial(jax.jit, static_argnames=("name", "chunk_size"), compiler_options=ONCE)
+@functools.partial(jax.jit, static_argnames=("name", "chunk_size"))
 def loss_and_gradients(x, cached, name="forward_kl", chunk_size=4):
     divergence = divergences.by_name(name, DIVERGENCES[name])
 
@@ -69,7 +68,7 @@ def loss_and_gradients(x, cached, name="forward_kl", chunk_size=4):
     return jax.value_and_grad(loss, (0, 1), has_aux=True)(x["hidden"], x["table"])
 
 
-@functools.partial(jax.jit, static_argnames="name", compiler_options=ONCE)
+@functools.partial(jax.jit, static_argnames="name")
 def full(x, name="forward_kl"):
     def loss(hidden, table):
         return chunked_distillation_loss(

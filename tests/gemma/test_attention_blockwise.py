@@ -13,8 +13,7 @@ from matchbook.gemma.attention.blockwise import blockwise_attention
 from matchbook.gemma.attention.dense import dense_attention
 from matchbook.gemma.attention.masks import visible
 
-QUICK_COMPILE = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
-visits = jax.jit(eager_visits, compiler_options=QUICK_COMPILE)
+visits = jax.jit(eager_visits)
 TIME, BLOCK = 21, 4
 # One document; padding on the left, then two documents; nothing but padding.
 SEGMENTS = np.array([[1] * 21, [0] * 3 + [1] * 8 + [2] * 10, [0] * 21])
@@ -174,7 +173,7 @@ def temporary_bytes(attention, time, *, backward):
     def gradients(q, k, v, *rows):
         return jax.grad(lambda *qkv: forward(*qkv, *rows).sum(), (0, 1, 2))(q, k, v)
 
-    jitted = jax.jit(gradients if backward else forward, compiler_options=QUICK_COMPILE)
+    jitted = jax.jit(gradients if backward else forward)
     compiled = jitted.lower(wide, narrow, narrow, row, row).compile()
     return compiled.memory_analysis().temp_size_in_bytes
 

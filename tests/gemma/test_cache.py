@@ -27,14 +27,9 @@ CONFIG = Gemma2Config(
     final_softcap=8.0,
     max_context=64,
 )
-QUICK_COMPILE = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 LENGTHS = [9, 3, 1, 12]  # of the prompts: over, under and far under the window of 4
 PROMPT, TIME = 12, 54  # columns of the prompts, and in all: 42 tokens past them, 10 windows
 TOKENS = np.random.default_rng(0).integers(0, 29, (len(LENGTHS), TIME)).astype(np.int32)
-
-
-def quick(function, **options):
-    return jax.jit(function, compiler_options=QUICK_COMPILE, **options)
 
 
 def new_model(config=CONFIG, dtype=jnp.float32):
@@ -84,8 +79,8 @@ def decoded():
     model = new_model()
     monkeypatch = pytest.MonkeyPatch()
     monkeypatch.setattr(decoding, "PANEL", 4)  # several to a matrix; a size of 64 divides none here
-    cached = quick(cached_logits, static_argnames=("prompt", "context"))
-    whole = quick(lambda model, *args: model(*args))
+    cached = jax.jit(cached_logits, static_argnames=("prompt", "context"))
+    whole = jax.jit(lambda model, *args: model(*args))
 
     def decoded(positions, segments, prompt=PROMPT, context=TIME):
         arrays = [jnp.asarray(x) for x in (TOKENS, positions, segments)]

@@ -36,7 +36,6 @@ SHARD_BYTES = {"single": 10**9, "sharded": 8_000}
 CONFIG = Gemma2Config(
     vocab_size=40, embed_dim=8, num_layers=4, num_heads=4, num_kv_heads=2, head_dim=6, mlp_dim=12
 )
-QUICK_COMPILE = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 
 
 def leaves(model: Transformer) -> dict:
@@ -54,7 +53,7 @@ def assert_same(model: Transformer, other: Transformer) -> None:
 
 def run(model: Transformer, tokens: np.ndarray) -> np.ndarray:
     graph, state = nnx.split(model)
-    forward = jax.jit(lambda s, t: nnx.merge(graph, s)(t), compiler_options=QUICK_COMPILE)
+    forward = jax.jit(lambda s, t: nnx.merge(graph, s)(t))
     return np.asarray(forward(state, jnp.asarray(tokens)))
 
 

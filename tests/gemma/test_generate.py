@@ -30,7 +30,6 @@ CONFIG = Gemma2Config(
     final_softcap=8.0,
     max_context=64,
 )
-QUICK_COMPILE = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 NEW = 30
 PROMPTS = [[5, 1, 7, 20, 3, 3, 9, 11, 2], [4], [8, 15, 6]]
 DRAWN = {"temperature": 1.3, "top_k": 20, "top_p": 0.95, "num_tokens": 25, "stop_tokens": [7, 9]}
@@ -38,8 +37,8 @@ TRACES = []
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _quick_programs():
-    """The module's programs, compiled quickly and with their traces counted."""
+def _counted_programs():
+    """The module's programs, with their traces counted."""
 
     def counted(function):
         def traced(*args, **options):
@@ -48,14 +47,13 @@ def _quick_programs():
 
         return traced
 
-    quick = partial(jax.jit, compiler_options=QUICK_COMPILE)
     patch = pytest.MonkeyPatch()
     names = ("num_new", "num_tokens")
-    patch.setattr(generation, "_start", quick(counted(start), static_argnames=names))
+    patch.setattr(generation, "_start", jax.jit(counted(start), static_argnames=names))
     patch.setattr(
         generation,
         "_advance",
-        quick(counted(advance), static_argnames=names[1], donate_argnums=1),
+        jax.jit(counted(advance), static_argnames=names[1], donate_argnums=1),
     )
     yield
     patch.undo()
@@ -75,7 +73,7 @@ def model():
 @pytest.fixture(scope="module")
 def logits_of(model):
     """Float64 logits after each token of one list, the model run on all of it at once."""
-    run = jax.jit(lambda model, tokens: model(tokens), compiler_options=QUICK_COMPILE)
+    run = jax.jit(lambda model, tokens: model(tokens))
 
     def logits_of(tokens):
         row = np.zeros((1, 48), np.int32)
@@ -175,7 +173,7 @@ def test_rollout_inside_a_step_of_another_is_generate(model, drawn):
     settings = sampling(**{k: v for k, v in DRAWN.items() if k != "num_tokens"})
     arrays = generation.pad(PROMPTS, NEW, 64, 29)
 
-    @partial(jax.jit, compiler_options=QUICK_COMPILE)
+    @jax.jit
     def step(weights, tokens, positions, segments, key):
         keys = row_keys(key, 3, 4)
         out = rollout(

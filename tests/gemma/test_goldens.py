@@ -15,7 +15,6 @@ from matchbook.gemma.mapping import from_hugging_face, to_hugging_face
 
 FILES = sorted((Path(__file__).parents[1] / "goldens" / "gemma2").glob("*.safetensors"))
 # Each program runs once on a few tokens: compiling it is what takes the time.
-QUICK_COMPILE = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 
 
 def under(arrays, prefix):
@@ -41,9 +40,7 @@ class Golden:
         )
         nnx.replace_by_pure_dict(self.weights, from_hugging_face(config, theirs))
         self.weights = jax.tree.map(jnp.asarray, self.weights)
-        run = jax.jit(
-            jax.value_and_grad(self.loss_and_logits, has_aux=True), compiler_options=QUICK_COMPILE
-        )
+        run = jax.jit(jax.value_and_grad(self.loss_and_logits, has_aux=True))
         (self.our_loss, logits), gradients = run(self.weights)
         self.our_logits = np.asarray(logits)
         self.our_gradients = to_hugging_face(config, nnx.to_pure_dict(gradients))

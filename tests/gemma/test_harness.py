@@ -40,7 +40,6 @@ GOLDENS = ROOT / "tests" / "goldens" / "harness"
 CHECKPOINT = GOLDENS / "checkpoint"
 ANSWERS = json.loads((GOLDENS / "answers.json").read_text())
 RUNS = yaml.safe_load((GOLDENS / "runs.yaml").read_text())
-QUICK_COMPILE = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 TRACES = []
 
 
@@ -55,7 +54,7 @@ def _quick_programs():
             TRACES.append(name)
             return function(*args, **settings)
 
-        compiled = jax.jit(traced, compiler_options=QUICK_COMPILE, **options)
+        compiled = jax.jit(traced, **options)
         patch.setattr(module, name, compiled)
 
     patch = pytest.MonkeyPatch()
@@ -142,7 +141,7 @@ def test_scores_are_those_of_whole_sequences_one_by_one(model):
     generator = np.random.default_rng(0)
     lengths = [(1, 1), (1, 5), (9, 1), (3, 63), (40, 24), (63, 2), (64, 1), (70, 3), (200, 64)]
     pairs = [tuple(generator.integers(0, 408, n).tolist() for n in pair) for pair in lengths]
-    whole = jax.jit(lambda model, tokens: model(tokens), compiler_options=QUICK_COMPILE)
+    whole = jax.jit(lambda model, tokens: model(tokens))
     for (context, continuation), ours in zip(pairs, in_order(score(model, pairs, batch_size=4))):
         shown = (context + continuation)[-65:][:-1]
         row = np.zeros((1, 64), np.int32)
@@ -209,7 +208,7 @@ def test_rows_that_are_no_tokens_have_no_probability(model, monkeypatch):
     run = scoring._log_probs.__wrapped__
     for rows in (408, 64):
         monkeypatch.setattr(rollout, "HUGGING_FACE_ROWS", rows)
-        anew = jax.jit(lambda *arrays: run(*arrays), compiler_options=QUICK_COMPILE)
+        anew = jax.jit(lambda *arrays: run(*arrays))
         monkeypatch.setattr(scoring, "_log_probs", anew)
         (_, ours), *_ = score(model, [pair], batch_size=2)
         expected = logits[50] - np.log(np.exp(logits[:rows]).sum())

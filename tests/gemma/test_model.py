@@ -1,7 +1,6 @@
 """The transformer: the same answer however its rows are laid out, scanned, mapped or traced."""
 
 import dataclasses
-from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +23,6 @@ CONFIG = Gemma2Config(
     max_context=24,
 )
 TIME = 12
-QUICK_COMPILE = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 TOKENS = np.random.default_rng(0).integers(1, 31, (2, TIME)).astype(np.int32)
 POSITIONS = np.tile(np.arange(TIME, dtype=np.int32), (2, 1))
 ONES = np.ones((2, TIME), np.int32)
@@ -47,7 +45,7 @@ def run(model):
     """The model compiled for [2, TIME], explicit positions and segments; counts its traces."""
     graph, weights = nnx.split(model)
 
-    @partial(jax.jit, compiler_options=QUICK_COMPILE)
+    @jax.jit
     def compiled(weights, tokens, positions, segments):
         run.traces += 1
         return nnx.merge(graph, weights)(tokens, positions, segments)
@@ -60,7 +58,7 @@ def run(model):
 
 
 def test_defaults_are_one_document_from_position_0(model, run):
-    @partial(jax.jit, compiler_options=QUICK_COMPILE)
+    @jax.jit
     def compiled(graph, weights):
         model = nnx.merge(graph, weights)
         hidden = model.hidden(jnp.asarray(TOKENS))
@@ -135,7 +133,7 @@ def test_scan_equals_a_loop_over_layers(model, run):
     """Layer by layer from the slices of the stack, local at even and global at odd places."""
     positions, segments = jnp.asarray(POSITIONS), jnp.asarray(ONES)
 
-    @partial(jax.jit, compiler_options=QUICK_COMPILE)
+    @jax.jit
     def looped(graph, weights):
         model = nnx.merge(graph, weights)
         rotation = rope_rotation(positions, CONFIG.head_dim, CONFIG.rope_base)
@@ -157,7 +155,7 @@ def test_models_can_be_made_and_run_under_vmap(run):
     def weights_of(key):
         return nnx.split(Transformer(CONFIG, rngs=nnx.Rngs(key)))[1]
 
-    @partial(jax.jit, compiler_options=QUICK_COMPILE)
+    @jax.jit
     def together(keys):
         weights = jax.vmap(weights_of)(keys)
         return jax.vmap(lambda weights: nnx.merge(graph, weights)(jnp.asarray(TOKENS)))(weights)
@@ -199,7 +197,7 @@ def test_initial_weights_keep_the_scale_of_their_input():
 def test_nnx_grad_along_a_line_is_the_slope_of_the_loss(model, run):
     graph, weights = nnx.split(model)
 
-    @partial(jax.jit, compiler_options=QUICK_COMPILE)
+    @jax.jit
     def gradient(weights):
         def loss(model):
             return jnp.sum(model(jnp.asarray(TOKENS))[:, :, 3])
@@ -224,7 +222,7 @@ def test_bfloat16_activations_stay_close(run):
     low = Transformer(CONFIG, rngs=nnx.Rngs(0), dtype=jnp.bfloat16, param_dtype=jnp.bfloat16)
     graph, weights = nnx.split(low)
 
-    @partial(jax.jit, compiler_options=QUICK_COMPILE)
+    @jax.jit
     def compiled(weights):
         return nnx.merge(graph, weights)(jnp.asarray(TOKENS))
 

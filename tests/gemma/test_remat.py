@@ -25,7 +25,6 @@ CONFIG = Gemma2Config(
     sliding_window=16,
 )
 TIME = 256
-QUICK_COMPILE = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 TOKENS = np.random.default_rng(0).integers(0, 24, (2, TIME)).astype(np.int32)
 
 
@@ -37,7 +36,7 @@ def value_and_gradient(remat, config=CONFIG, unroll=1):
         logits = nnx.merge(graph, weights)(tokens)
         return jnp.mean(logits * jnp.cos(jnp.arange(logits.size).reshape(logits.shape)))
 
-    return jax.jit(jax.value_and_grad(loss), compiler_options=QUICK_COMPILE)
+    return jax.jit(jax.value_and_grad(loss))
 
 
 @cache
