@@ -185,7 +185,6 @@ ROUNDS = dict(zip((a for a in arms if a not in PLAIN), (style.PALETTE["vermillio
 COLORS = {NAMES[arm]: color for arm, color in (SHADES | ROUNDS).items()}
 kl = {arm: values for arm, (_, values) in curves["kl_to_reference"].items()}
 
-
 # %%
 fig, axes = lab.subplots(1, 3, height=3.6, width=12)
 for ax, name in zip(axes, ("reward", "log_quantile")):
@@ -236,11 +235,11 @@ for arm in arms:
         rounds = np.arange(0, knobs.steps // knobs.period + 1)
         ax.step(rounds * knobs.period, float(arm[-1]) ** np.minimum(rounds + 1, rounds[-1]),
                 where="post", color=COLORS[NAMES[arm]], lw=1, ls="--")  # fmt: skip
+
+# %%
 ax.set_yscale("log", base=2)
 ax.set_yticks(4 ** np.arange(6), 4 ** np.arange(6))
 ax.set(xlabel="updates", ylabel="effective N", ylim=(0.9, 3000))
-
-# %%
 worth = {arm: lab.mean_interval(effective_n(values)) for arm, values in ends["reward"].items()}
 alt = "Effective N over updates. At the end: " + "; ".join(f"{NAMES[a]} {worth[a]}" for a in arms)
 drawn = {arm: effective_n(y).mean(0) for arm, (_, y) in curves["reward"].items()}

@@ -286,9 +286,9 @@ for shift, arm in enumerate(shown5[1:]):
     bars = np.abs([[gap.value - gap.low, gap.high - gap.value] for gap in gaps]).T
     values, look = [gap.value for gap in gaps], {"fmt": "o", "color": colors5[ANCHORS[arm]]}
     axes[2].errorbar(levels + 0.015 * (2 * shift - 1), values, bars, **look)
-axes[2].set(xlabel="KL(policy ‖ reference), nats", ylabel="reward less the smooth anchor's")
 
 # %%
+axes[2].set(xlabel="KL(policy ‖ reference), nats", ylabel="reward less the smooth anchor's")
 ends = {
     m: {arm: y[:, -1] for arm, (_, y) in curves[m].items()} for m in ("reward", "kl_to_reference")
 }
@@ -332,9 +332,9 @@ for shift, arm in enumerate(PULLS[1:]):
     bars = np.abs([[gap.value - gap.low, gap.high - gap.value] for gap in gaps]).T
     values, look = [gap.value for gap in gaps], {"fmt": "o", "color": pull_colors[pull_names[arm]]}
     axes[2].errorbar(levels + 0.02 * (shift - 1), values, bars, **look)
-axes[2].set(xlabel="KL(policy ‖ reference), nats", ylabel="reward less that without pull")
 
 # %%
+axes[2].set(xlabel="KL(policy ‖ reference), nats", ylabel="reward less that without pull")
 alt = "Reward over updates for three rates, KL for four pulls. At the end: " + "; ".join(
     f"{arm} reward {means['reward'][arm]:.2f}, KL {means['kl_to_reference'][arm]:.2f}"
     for arm in dict.fromkeys(RATES + PULLS)

@@ -243,9 +243,9 @@ for ax, (where, title) in zip(axes, PANELS.items()):
         draw(ax, where, arm.split(".eta")[1])
     ax.set(title=title, xlabel=r"updates $\times\,\log(1+\eta)$", ylim=(0, 3.4))
 axes[2].axhline(np.log(knobs.answers[1]), color=style.INK, lw=1, ls=":")
-axes[0].set_ylabel("KL(policy ‖ reference), nats")
 
 # %%
+axes[0].set_ylabel("KL(policy ‖ reference), nats")
 alt = "KL rises along straight lines. Slopes as a share of the law's: " + "; ".join(
     f"{arm} {mean}" for arm, mean in means.items()
 )
@@ -325,9 +325,9 @@ for ax, (where, title) in zip(axes, PANELS.items()):
         lab.plot_curves(ax, shown, colors={f"η = {eta}": SHADES[eta]})
     ax.axhline(continuous.kl_to_reference(2), color=style.INK, lw=1.2, dashes=(4, 2.5))
     ax.set(title=title, xlabel=r"updates $\times\,\log(1+\eta)$", ylim=(-0.02, 0.4))
-axes[0].set_ylabel("KL(policy ‖ anchor), nats")
 
 # %%
+axes[0].set_ylabel("KL(policy ‖ anchor), nats")
 late = {arm: lab.mean_interval(values) for arm, values in distance.items()}
 alt = "KL to the anchor over the second half of each run: " + "; ".join(
     f"{arm} {mean}" for arm, mean in late.items()

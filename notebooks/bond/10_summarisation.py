@@ -122,7 +122,6 @@ def rows_of(part):
 # The last quarter makes the judge in the same way, from other imitations. All three are artifacts,
 # trained once and kept.
 
-
 # %%
 config = distill.small_gemma(pieces, *s.model, window=max(1, width // 2))
 graph, stop = distill.static_part(config), (1,)  # the tokenizer's eos
@@ -168,7 +167,6 @@ def kept(part):
 # of the imitator that training began with. A win is a higher score. The lines that the functions'
 # authors wrote are judged too. Before any training the library is asked whether the reward tells
 # answers apart at all; a reward that is constant, not a number, or nearly all ties is refused.
-
 
 # %%
 NS = tuple(2**i for i in range(max(1, s.draws).bit_length()))
@@ -345,10 +343,10 @@ for ax, name in zip(axes[0], WINS):
     ax.set(ylim=(0.4, 1))
 drawn = {NAMES[arm]: curves["kl"][arm] for arm in trainers}
 lab.plot_curves(axes[1, 1], drawn, colors={NAMES[arm]: LOOKS[arm] for arm in trainers})
-axes[1, 0].set(ylabel="mean reward, log-odds")
-axes[1, 1].set(title="distance", xlabel="updates", ylabel="KL to the imitator, nats")
 
 # %%
+axes[1, 0].set(ylabel="mean reward, log-odds")
+axes[1, 1].set(title="distance", xlabel="updates", ylabel="KL to the imitator, nats")
 alt = "Wins and mean reward over KL, and KL over updates. In the end, wins with both: " + "; ".join(
     f"{NAMES[a]} {means['proxy_win'][a].value:.2f} and {means['judge_win'][a].value:.2f} at "
     f"{means['kl'][a].value:.2f} nats" for a in arms
@@ -408,7 +406,6 @@ display(Markdown("\n".join(cards)))
 # here in units of log-odds; a few disasters avoided can raise it while wins stay the same. And a
 # question that no figure asks, the conjecture of section 3.3: where J-BOND and REINFORCE have
 # gained the same of the mean reward, who has gained more with the judge?
-
 
 # %%
 curves |= {f"{n}_gain": {a: (x, y - y[:, :1]) for a, (x, y) in curves[n].items()}
