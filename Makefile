@@ -8,15 +8,17 @@ RUN := PATH="$(CURDIR)/.venv/bin:$$PATH"
 KEEP_MEMORY := MALLOC_ARENA_MAX=1 MALLOC_MMAP_THRESHOLD_=8589934592 MALLOC_TRIM_THRESHOLD_=17179869184
 REPLAY := MATCHBOOK_SESSION='{"replay": ["published"], "recorded": true, "runs": "$(CURDIR)/runs/nbval", "batch": true}'
 
-.PHONY: setup test lint types unit notebooks reproduce figures lab bench lock clean
+.PHONY: setup more test lint types unit notebooks reproduce figures lab bench lock clean
 .DEFAULT_GOAL := help
 
 help:
 	@sed -n '1,2p' Makefile
 
 setup: .venv/.ready
-.venv/.ready: uv.lock pyproject.toml .python-version env/setup.sh
+# With EXTRAS, such as EXTRAS=envpool, also where all the rest is there.
+.venv/.ready: uv.lock pyproject.toml .python-version env/setup.sh $(if $(EXTRAS),more)
 	@env/setup.sh
+more:
 
 test: lint types unit notebooks
 
