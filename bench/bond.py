@@ -45,9 +45,7 @@ class Compiled:
     """The step, compiled for one batch of random prompts."""
 
     def __init__(self) -> None:
-        graph, weights = distill.new_model(
-            CONFIG, seed=0, remat="dots", unroll=CONFIG.num_pairs
-        )
+        graph, weights = distill.new_model(CONFIG, seed=0, remat="dots", unroll=CONFIG.num_pairs)
         shape = (PROMPTS, PROMPT_TIME)
         tokens = jax.random.randint(jax.random.key(0), shape, 0, CONFIG.vocab_size)
         self.prompts = sequences.TokenPrompts(tokens, jnp.ones_like(tokens))
