@@ -173,18 +173,30 @@ def _attend(
     softcap: int | float | None,
     scale: int | float,
 ) -> Float[Array, "prompts samples time heads head_dim"]:
-    """`attention` of texts over their prompt's slots and themselves; terms as in `dense`."""
-    grouped = q.reshape(*q.shape[:3], k.shape[3], -1, q.shape[4])
+    """`attention` of texts over their prompt's slots and themselves; terms as in `dense`.
+
+    Inside, heads of keys lead and the queries of a sample are [time, group] in one axis, so that
+    both products are plain ones and nothing but q, k, v and the result is ever transposed.
+    """
+    prompts, samples, time, heads, head_dim = q.shape
+    kv_heads, groups = k.shape[3], heads // k.shape[3]
+    by_heads = q.reshape(prompts, samples, time, kv_heads, groups, head_dim)
+    by_heads = by_heads.transpose(0, 3, 1, 2, 4, 5).reshape(
+        prompts, kv_heads, samples, -1, head_dim
+    )
+    k, v = (part.transpose(0, 3, 1, 2, 4) for part in (k, v))
     wide = {"preferred_element_type": jnp.float32}
-    of_prompt = jnp.einsum("pstkgh,pkch->pkgstc", grouped, slots.keys, **wide)
-    of_text = jnp.einsum("pstkgh,psukh->pkgstu", grouped, k, **wide)
+    of_prompt = jnp.einsum("pksqh,pkch->pksqc", by_heads, slots.keys, **wide)
+    of_text = jnp.einsum("pksqh,pksuh->pksqu", by_heads, k, **wide)
     scores = soft_cap(jnp.concatenate([of_prompt, of_text], axis=-1) * scale, softcap)
-    scores = jnp.where(mask[:, None, None, None], scores, jnp.finfo(jnp.float32).min)
+    seen_by_query = jnp.repeat(mask, groups, axis=1)[:, None, None]
+    scores = jnp.where(seen_by_query, scores, jnp.finfo(jnp.float32).min)
     weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
     of_prompt, of_text = jnp.split(weights, [slots.keys.shape[2]], axis=-1)
-    mixed = jnp.einsum("pkgstc,pkch->pstkgh", of_prompt, slots.values, **wide)
-    mixed += jnp.einsum("pkgstu,psukh->pstkgh", of_text, v, **wide)
-    return mixed.reshape(q.shape).astype(q.dtype)
+    mixed = jnp.einsum("pksqc,pkch->pksqh", of_prompt, slots.values, **wide)
+    mixed += jnp.einsum("pksqu,pksuh->pksqh", of_text, v, **wide)
+    mixed = mixed.reshape(prompts, kv_heads, samples, time, groups, head_dim)
+    return mixed.transpose(0, 2, 3, 1, 4, 5).reshape(q.shape).astype(q.dtype)
 
 
 def _through_layers(
