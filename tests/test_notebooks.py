@@ -65,6 +65,18 @@ def test_pair_agrees_with_its_source(path):
     assert pair_agrees(find_notebook(str(path), ROOT)), "run `matchbook figures` and commit"
 
 
+@every_notebook
+def test_no_cell_ends_in_what_only_a_program_reads(path):
+    """A plotting call in a cell's last line shows matplotlib's objects, with their addresses."""
+    committed = jupytext.read(path.with_suffix(".ipynb")).cells
+    outputs = [out for cell in committed for out in cell.get("outputs", [])]
+    assert outputs
+    results = [out for out in outputs if out.output_type == "execute_result"]
+    for text in (result.data.get("text/plain", "") for result in results):
+        assert not text.startswith(("[Text(", "Text(", "[<")), text
+        assert " at 0x" not in text, text
+
+
 def users_environment() -> dict[str, str]:
     """Without what the tests set for themselves."""
     ours = ("PYTEST", "JAX", "XLA")

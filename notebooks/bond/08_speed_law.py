@@ -242,9 +242,9 @@ for ax, (where, title) in zip(axes, PANELS.items()):
     for arm in (arm for arm in arms if arm.startswith(f"{where}.")):
         draw(ax, where, arm.split(".eta")[1])
     ax.set(title=title, xlabel=r"updates $\times\,\log(1+\eta)$", ylim=(0, 3.4))
-axes[2].axhline(np.log(knobs.answers[1]), color=style.INK, lw=1, ls=":")
 
 # %%
+axes[2].axhline(np.log(knobs.answers[1]), color=style.INK, lw=1, ls=":")
 axes[0].set_ylabel("KL(policy ‖ reference), nats")
 alt = "KL rises along straight lines. Slopes as a share of the law's: " + "; ".join(
     f"{arm} {mean}" for arm, mean in means.items()
