@@ -40,6 +40,15 @@ def frozen(policy: Policy, weights: Weights) -> Callable[[Prompts, Answers], Log
     return lambda prompts, answers: policy.log_prob(weights, prompts, answers)
 
 
+def read_and_sample(
+    policy: Policy, weights: Weights, prompts: Prompts, key: Key[Array, ""], num_samples: int
+) -> tuple[Prompts, Answers]:
+    """Inside of a loss: the prompts as read, which the gradient may pass, and answers to them."""
+    found = policy.read(weights, prompts)
+    answers, _ = policy.sample(*jax.lax.stop_gradient((weights, found)), key, num_samples)
+    return found, answers
+
+
 def enumerable(log_pmf: LogPmf) -> Policy:
     """A policy over a list of answers, which it names by their index.
 

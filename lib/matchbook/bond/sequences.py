@@ -169,8 +169,8 @@ def transformer_policy(
 
     Its answers are ``[prompts, samples, num_new]``, 0 after a stop token, and its prompts
     `TokenPrompts`. A prompt is read once for all its answers, and once for `sample` and `log_prob`
-    where they are given what `read` made of it. Sampling is at temperature
-    1 from all of the vocabulary, for it is of this distribution that `log_prob` speaks.
+    where they are given what `read` made of it. Sampling is at temperature 1 from all of the
+    vocabulary, for it is of this distribution that `log_prob` speaks.
 
     Args:
       graph: static part of the model, from `nnx.split`.

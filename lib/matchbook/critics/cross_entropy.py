@@ -31,8 +31,12 @@ def cross_entropy(
 
     Points and weights are targets: no gradient reaches them.
     """
-    heights = jax.nn.log_softmax(logits, axis=0) - jnp.log(scales) - LOG_SQRT_2PI
-    return _cross_entropy(heights, means, scales, points, weights)
+    return _cross_entropy(log_heights(logits, scales), means, scales, points, weights)
+
+
+def log_heights(logits: Components, scales: Components) -> Components:
+    """The logarithm of each weighted component's density at its own mean."""
+    return jax.nn.log_softmax(logits, axis=0) - jnp.log(scales) - LOG_SQRT_2PI
 
 
 @jax.custom_vjp

@@ -62,7 +62,7 @@ def read(
     """Whole prompts at once. Differentiable; the model's `remat` says what is computed again.
 
     Args:
-      model: its stacked weights are scanned.
+      model: its stacked weights are scanned, unless its `unroll` takes all pairs in one turn.
       tokens: prompts, padded on the left: the last column holds a token of every row.
       positions: of each token in its document, not negative.
       segments: document of each token, 0 for padding; the one of the last column goes on.
@@ -72,7 +72,6 @@ def read(
     config, columns = model.config, tokens.shape[1]
     context = columns if context is None else context
     rotation = rope_rotation(positions, config.head_dim, config.rope_base)
-
     stored = {
         window: stored_positions(positions, segments, num_slots(context, window))
         for window in (config.sliding_window, None)

@@ -177,8 +177,8 @@ def rollout_from(
     """`rollout` from prompts that were read, for whoever needs them once more."""
     allowed = allowed_tokens(model.config, num_tokens)
     cache = grow(prompts.cache, model.config.sliding_window, num_new - 1)
-    prompts, tokens = prompts._replace(cache=cache), {"num_new": num_new, "num_tokens": allowed}
-    state = first_tokens(model, prompts, keys, settings, **tokens)
+    roomy = prompts._replace(cache=cache)
+    state = first_tokens(model, roomy, keys, settings, num_new=num_new, num_tokens=allowed)
     limit = jnp.int32(num_new)
     state = advance(unstack(model, keys.size), state, keys, settings, limit, num_tokens=allowed)
     return state.result(len(prompts.positions))

@@ -28,7 +28,7 @@ from matchbook.bond.algorithms.scoring import (
 from matchbook.bond.algorithms.state import Metrics, PolicyState, Step, advance
 from matchbook.bond.jbond import PENALTY
 from matchbook.bond.monte_carlo import worse_than_all
-from matchbook.bond.policies import Policy, Prompts, Weights
+from matchbook.bond.policies import Policy, Prompts, Weights, read_and_sample
 
 
 def jbond_step(
@@ -85,8 +85,7 @@ def _step(
     anchor_answers, _ = policy.sample(state.anchor, of_anchor, anchor_key, 2)
 
     def loss(weights: Weights) -> tuple[jax.Array, Metrics]:
-        of_policy = policy.read(weights, prompts)
-        answers, _ = policy.sample(*jax.lax.stop_gradient((weights, of_policy)), policy_key, 1)
+        of_policy, answers = read_and_sample(policy, weights, prompts, policy_key, 1)
         rewards, anchor_rewards = score(reward, prompts, answers, anchor_answers)
         winners = best(anchor_answers, anchor_rewards)
         penalised = worse_than_all(rewards, anchor_rewards)

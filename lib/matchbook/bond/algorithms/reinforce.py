@@ -16,7 +16,7 @@ from matchbook.bond.algorithms.scoring import (
     score,
 )
 from matchbook.bond.algorithms.state import Metrics, PolicyState, Step, advance
-from matchbook.bond.policies import Policy, Prompts, Weights
+from matchbook.bond.policies import Policy, Prompts, Weights, read_and_sample
 
 
 def reinforce_step(
@@ -55,11 +55,10 @@ def _step(
     key, policy_key = jax.random.split(state.key)
 
     def loss(weights: Weights) -> tuple[jax.Array, Metrics]:
-        read = policy.read(weights, prompts)  # once, as in `jbond`
-        answers, _ = policy.sample(*jax.lax.stop_gradient((weights, read)), policy_key, num_samples)
+        of_policy, answers = read_and_sample(policy, weights, prompts, policy_key, num_samples)
         (rewards,) = score(reward, prompts, answers)
         anchor_log_probs = policy.log_prob(state.anchor, prompts, answers)
-        log_probs = policy.log_prob(weights, read, answers)
+        log_probs = policy.log_prob(weights, of_policy, answers)
         log_ratio = jax.lax.stop_gradient(log_probs) - anchor_log_probs
         metrics = sample_metrics(rewards, log_ratio, rewards, rewards.size)
         metrics["kl_to_reference"] = jnp.mean(log_ratio)

@@ -24,7 +24,7 @@ from matchbook.bond.algorithms.scoring import (
 )
 from matchbook.bond.algorithms.state import Metrics, PolicyState, Step, advance
 from matchbook.bond.monte_carlo import counts_worse, log_estimate
-from matchbook.bond.policies import Policy, Prompts, Weights
+from matchbook.bond.policies import Policy, Prompts, Weights, read_and_sample
 
 
 def vbon_step(
@@ -79,13 +79,12 @@ def _step(
     anchor_answers, _ = policy.sample(state.anchor, of_anchor, anchor_key, k)
 
     def loss(weights: Weights) -> tuple[jax.Array, Metrics]:
-        read = policy.read(weights, prompts)  # once, as in `jbond`
-        answers, _ = policy.sample(*jax.lax.stop_gradient((weights, read)), policy_key, 1)
+        of_policy, answers = read_and_sample(policy, weights, prompts, policy_key, 1)
         rewards, anchor_rewards = score(reward, prompts, answers, anchor_answers)
         log_worse = log_estimate(counts_worse(rewards, anchor_rewards), k, "plus-one")
         anchor_log_probs = policy.log_prob(state.anchor, of_anchor, answers)
         target = log_best_of_n(log_worse, anchor_log_probs, n)
-        log_probs = policy.log_prob(weights, read, answers)
+        log_probs = policy.log_prob(weights, of_policy, answers)
         detached = jax.lax.stop_gradient(log_probs)
         log_ratio = detached - anchor_log_probs
         generations = rewards.size + anchor_rewards.size
