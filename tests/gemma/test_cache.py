@@ -11,7 +11,7 @@ from flax import nnx
 
 from matchbook.gemma import Gemma2Config, Transformer, cache, decoding
 from matchbook.gemma.attention import attention
-from matchbook.gemma.decoding import decode, unstack
+from matchbook.gemma.decoding import decode, times, unstack
 from matchbook.gemma.reading import prefill
 
 CONFIG = Gemma2Config(
@@ -77,8 +77,6 @@ def test_cached_decoding_is_teacher_forcing_far_past_the_window(lengths, decoded
 def decoded():
     """(cached logits, last cache, logits of the whole sequence) of TOKENS at these places."""
     model = new_model()
-    monkeypatch = pytest.MonkeyPatch()
-    monkeypatch.setattr(decoding, "PANEL", 4)  # several to a matrix; a size of 64 divides none here
     cached = jax.jit(cached_logits, static_argnames=("prompt", "context"))
     whole = jax.jit(lambda model, *args: model(*args))
 
@@ -87,20 +85,23 @@ def decoded():
         found, state = cached(model, *arrays, prompt=prompt, context=context)
         return np.asarray(found), state, np.asarray(whole(model, *arrays))[:, prompt - 1 :]
 
-    yield decoded
-    monkeypatch.undo()
+    return decoded
 
 
-@pytest.mark.parametrize(("width", "panels"), [(4, 6), (24, 1), (5, 1)])
-def test_a_product_with_panels_is_a_product_with_the_matrix(width, panels, monkeypatch):
-    """Six panels of 4 columns, one of 24, and one where 5 does not divide 24."""
-    monkeypatch.setattr(decoding, "PANEL", width)
+@pytest.mark.parametrize("rows", [1, 5, decoding.MANY])
+def test_a_product_with_a_turned_matrix_is_a_product_with_the_matrix(rows):
+    """Few rows become columns, many stay; in bfloat16 the result may be asked for in float32."""
     model = new_model()
     gate = unstack(model).layers[2].gate
-    assert gate.shape == (panels, 16, 24 // panels)
-    x = np.random.default_rng(0).standard_normal((3, 2, 16)).astype(np.float32)
+    assert gate.matrix.shape == (24, 16)
+    x = np.random.default_rng(0).standard_normal((rows, 1, 16)).astype(np.float32)
     expected = x @ np.asarray(model.pairs.local_layer.mlp.gate[...])[1]
-    np.testing.assert_allclose(decoding.times(jnp.asarray(x), gate), expected, atol=1e-5)
+    np.testing.assert_allclose(times(jnp.asarray(x), gate), expected, atol=1e-5)
+    short = [jnp.asarray(part, jnp.bfloat16) for part in (x, gate.matrix)]
+    wide = np.asarray(short[0], np.float32) @ np.asarray(short[1], np.float32).T
+    found = times(short[0], decoding.Turned(short[1]), jnp.float32)
+    assert found.dtype == jnp.float32
+    np.testing.assert_allclose(found, wide, atol=1e-4)
 
 
 def test_only_differences_of_positions_matter_to_the_cache(decoded):
@@ -140,7 +141,7 @@ def test_the_cache_has_the_activation_dtype():
 
     weights, (logits, state) = jax.eval_shape(run, model, jnp.ones((2, 5), jnp.int32))
     assert {x.dtype for x in jax.tree.leaves(state.layers)} == {jnp.dtype(jnp.bfloat16)}
-    assert weights.layers[3].gate.dtype == weights.embedder.table.dtype == jnp.bfloat16
+    assert weights.layers[3].gate.matrix.dtype == weights.embedder.table.dtype == jnp.bfloat16
     assert weights.layers[3].pre_mlp_norm.scale.dtype == logits.dtype == jnp.float32
 
 

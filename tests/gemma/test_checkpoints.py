@@ -283,8 +283,9 @@ def test_rows_that_stay_keep_their_logits(model):
     logits = run(model, tokens)
     fewer, more = with_rows(model, 37), with_rows(model, 45)
     assert (fewer.config.vocab_size, more.config.vocab_size) == (37, 45)
-    np.testing.assert_array_equal(run(fewer, tokens), logits[..., :37])
-    np.testing.assert_array_equal(run(more, tokens)[..., :40], logits)
+    near = {"rtol": 0, "atol": 1e-5}  # another width may be summed in another order
+    np.testing.assert_allclose(run(fewer, tokens), logits[..., :37], **near)
+    np.testing.assert_allclose(run(more, tokens)[..., :40], logits, **near)
     np.testing.assert_array_equal(run(more, tokens)[..., 40:], 0)
     assert_same(with_rows(more, 40), model)
     for wrong in (0, -1):

@@ -185,9 +185,9 @@ def eight_devices():
 @pytest.mark.parametrize(("data", "model", "rules"), CASES)
 def test_eight_devices_train_as_one(eight_devices, data, model, rules):
     found = eight_devices[f"{data}x{model} {rules}"]
-    assert found["loss"] < 1e-5
-    assert found["gradient"] < 1e-5
-    assert found["weights"] < 1e-5
+    assert found["loss"] < 2e-5
+    assert found["gradient"] < 2e-5
+    assert found["weights"] < 2e-5
     assert found["step"] < 1e-3  # AdamW divides by gradients, small ones too
     assert found["stays"]
 

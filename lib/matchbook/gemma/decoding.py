@@ -2,8 +2,8 @@
 
 Unusual: there are two forms of one set of weights. All else scans the stacked ones, so that it
 compiles like two layers. Decoding is bound by reading weights, and a scan copies a layer's weights
-before it uses them, so `unstack` cuts them into layers, and for a CPU into panels, once before the
-loop; a program of 46 layers is the price.
+before it uses them, so `unstack` cuts them into layers once before the loop; a program of 46 layers
+is the price. It also turns them, since a product of few rows is faster as one of few columns.
 """
 
 from collections.abc import Callable
@@ -34,21 +34,12 @@ from matchbook.gemma.layers import (
     Rotation,
     apply_rope,
     rope_rotation,
+    soft_cap,
 )
 from matchbook.gemma.model import Layer, Transformer
 
-PANEL = 64
-"""Columns of a matrix that lie together on a CPU.
-
-For several rows XLA packs the matrix into such panels before each product; here it already is. All
-layers of the model of `bench/decode.py` took 6.5 rather than 7.5 ms of one core for a token each of
-8 rows, and 3.8 rather than 4.3 ms for 1 row.
-"""
-
 MANY = 64
-"""Rows from which packing pays for itself, and panels cost: 29 rather than 23 ms for 128 rows."""
-
-type Panels = Float[Array, "panels inner width"]
+"""Rows from which it does not matter on a CPU which factor of a product comes first."""
 
 
 @jax.tree_util.register_static
@@ -59,19 +50,28 @@ class Static:
     value: Gemma2Config
 
 
+class Turned(NamedTuple):
+    """A matrix that multiplies columns, as an `Embedder`'s table lies; a pytree of its array."""
+
+    matrix: Float[Array, "outer inner"]
+
+
+type Matrix = Float[Array, "inner outer"] | Turned
+
+
 class UnstackedLayer(NamedTuple):
-    """A `Layer` by itself, its matrices as panels in the activation dtype."""
+    """A `Layer` by itself, its matrices two-dimensional and in the activation dtype."""
 
     pre_attention_norm: RMSNorm | NoNorm
-    query: Panels
-    key: Panels
-    value: Panels
-    output: Panels
+    query: Matrix
+    key: Matrix
+    value: Matrix
+    output: Matrix
     post_attention_norm: RMSNorm | NoNorm
     pre_mlp_norm: RMSNorm | NoNorm
-    gate: Panels
-    up: Panels
-    down: Panels
+    gate: Matrix
+    up: Matrix
+    down: Matrix
     post_mlp_norm: RMSNorm | NoNorm
 
 
@@ -95,11 +95,11 @@ def unstack(model: Transformer, rows: int = 1) -> Unstacked:
       rows: that are to be decoded together, as far as is known.
     """
     dtype = model.embedder.dtype
-    width = PANEL if jax.default_backend() == "cpu" and rows < MANY else None
 
     def layer(index: int) -> UnstackedLayer:
         stack = model.pairs.global_layer if index % 2 else model.pairs.local_layer
-        return in_panels(jax.tree.map(itemgetter(index // 2), stack), dtype, width)
+        one = jax.tree.map(itemgetter(index // 2), stack)
+        return unstacked_layer(one, dtype, turned=rows < MANY)
 
     return Unstacked(
         config=Static(model.config),
@@ -109,43 +109,49 @@ def unstack(model: Transformer, rows: int = 1) -> Unstacked:
     )
 
 
-def in_panels(layer: Layer, dtype: DTypeLike, width: int | None) -> UnstackedLayer:
-    """The layer in panels of `width` columns, or whole where that is None or no divisor."""
-
-    def panels(weights: nnx.Param, inner: int) -> Panels:
-        matrix = weights[...].astype(dtype).reshape(inner, -1)
-        outer = matrix.shape[1]
-        columns = outer if width is None or outer % width else width
-        return matrix.reshape(inner, -1, columns).swapaxes(0, 1)
-
+def unstacked_layer(layer: Layer, dtype: DTypeLike, *, turned: bool = False) -> UnstackedLayer:
+    """The layer with heads side by side in one matrix, turned or as it lies."""
     attention, mlp = layer.attention, layer.mlp
-    embed, hidden = mlp.gate.shape
+    embed = mlp.gate.shape[0]
+
+    def matrix(weights: nnx.Param, *shape: int) -> Matrix:
+        flat = weights[...].astype(dtype).reshape(shape)
+        return Turned(flat.T) if turned else flat
+
     return UnstackedLayer(
         pre_attention_norm=layer.pre_attention_norm,
-        query=panels(attention.query, embed),
-        key=panels(attention.key, embed),
-        value=panels(attention.value, embed),
-        output=panels(attention.output, attention.output.size // embed),
+        query=matrix(attention.query, embed, -1),
+        key=matrix(attention.key, embed, -1),
+        value=matrix(attention.value, embed, -1),
+        output=matrix(attention.output, -1, embed),
         post_attention_norm=layer.post_attention_norm,
         pre_mlp_norm=layer.pre_mlp_norm,
-        gate=panels(mlp.gate, embed),
-        up=panels(mlp.up, embed),
-        down=panels(mlp.down, hidden),
+        gate=matrix(mlp.gate, embed, -1),
+        up=matrix(mlp.up, embed, -1),
+        down=matrix(mlp.down, -1, embed),
         post_mlp_norm=layer.post_mlp_norm,
     )
 
 
-def times(x: Float[Array, "batch time inner"], matrix: Panels) -> Float[Array, "batch time outer"]:
-    """x times the matrix that was cut into panels: a product of two matrices for each panel.
+def times(
+    x: Float[Array, "*batch inner"], matrix: Matrix, dtype: DTypeLike | None = None
+) -> Float[Array, "*batch outer"]:
+    """x times a matrix, summed and given in `dtype` where that is not None.
 
-    x is repeated so that panels are a batch; otherwise XLA would first put the matrix together.
+    For a CPU, XLA packs the right factor before each product, which takes longer than a product of
+    a few rows does. So a turned matrix comes first, and rows become columns: a token each of 1, 4,
+    8 and 32 rows takes .96, .52, .57 and .72 of the time in the model of `bench/decode.py`. Without
+    the barrier XLA would turn the product around again.
     """
     rows = x.reshape(-1, x.shape[-1])
-    if len(matrix) == 1:
-        return (rows @ matrix[0]).reshape(*x.shape[:2], -1)
-    repeated = jnp.broadcast_to(rows, (matrix.shape[0], *rows.shape))
-    by_panel = jax.lax.dot_general(repeated, matrix, (((2,), (1,)), ((0,), (0,))))
-    return by_panel.swapaxes(0, 1).reshape(*x.shape[:2], -1)
+    if not isinstance(matrix, Turned):
+        product = jnp.matmul(rows, matrix, preferred_element_type=dtype)
+    elif jax.default_backend() == "cpu" and len(rows) < MANY:
+        columns = jnp.matmul(matrix.matrix, rows.T, preferred_element_type=dtype)
+        product = jax.lax.optimization_barrier(columns).T
+    else:
+        product = jnp.matmul(rows, matrix.matrix.T, preferred_element_type=dtype)
+    return product.reshape(*x.shape[:-1], -1)
 
 
 def through_layer[Kept](
@@ -169,7 +175,7 @@ def through_layer[Kept](
     """
     head_dim = 2 * rotation[0].shape[-1]
 
-    def heads(rows: Array, matrix: Panels) -> Array:
+    def heads(rows: Array, matrix: Matrix) -> Array:
         return times(rows, matrix).reshape(*rows.shape[:2], -1, head_dim)
 
     normed = layer.pre_attention_norm(x)
@@ -218,5 +224,6 @@ def decode(
     for index, (layer, slots) in enumerate(zip(weights.layers, cache.layers, strict=True)):
         x, slots = through_layer(layer, x, rotation, partial(mix, slots, masks[index % 2]))
         layers.append(slots)
-    logits = weights.embedder.decode(weights.final_norm(x[:, 0]))
+    table = Turned(weights.embedder.table[...])
+    logits = soft_cap(times(weights.final_norm(x[:, 0]), table, jnp.float32), config.final_softcap)
     return logits, Cache(column + 1, local_positions, global_positions, tuple(layers))

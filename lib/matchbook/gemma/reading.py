@@ -29,7 +29,7 @@ from matchbook.gemma.cache import (
     seen,
     stored_positions,
 )
-from matchbook.gemma.decoding import in_panels, through_layer
+from matchbook.gemma.decoding import through_layer, unstacked_layer
 from matchbook.gemma.dimensions import gathered
 from matchbook.gemma.layers import rope_rotation, soft_cap
 from matchbook.gemma.model import Layer, Transformer, rematerialised
@@ -97,8 +97,8 @@ def read(
             )
             return mixed, slots
 
-        whole = in_panels(layer, model.embedder.dtype, None)
-        return through_layer(whole, x, rotation, mix, ends=ends)
+        weights = unstacked_layer(layer, model.embedder.dtype)
+        return through_layer(weights, x, rotation, mix, ends=ends)
 
     x = gathered(model.embedder).encode(tokens)
     x, layers = _through_layers(model, through, x, [None] * config.num_layers, ends=True)
@@ -147,7 +147,7 @@ def go_on(
             options = {"softcap": config.attention_softcap, "scale": config.query_scale}
             return _attend(*own, slots, masks[window], **options).reshape(q.shape), None
 
-        return through_layer(in_panels(layer, model.embedder.dtype, None), x, rotation, mix)
+        return through_layer(unstacked_layer(layer, model.embedder.dtype), x, rotation, mix)
 
     x = gathered(model.embedder).encode(texts.reshape(len(texts), -1))
     x, _ = _through_layers(model, through, x, list(cache.layers), ends=False)
